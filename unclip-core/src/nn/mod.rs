@@ -1,0 +1,22 @@
+//! Layers, and the blocks that the decoder and the upsamplers share.
+//!
+//! The layers hold their parameters under PyTorch's names and in PyTorch's layout (`weight`, `bias`; linear weights
+//! `[channels_out, channels_in]`), so that a checkpoint's tensor names are the paths of the module tree and no tensor is
+//! transposed while loading. Each forward pass is one call into [`ops`](crate::ops).
+
+mod activation;
+mod attention;
+mod layer;
+mod res_block;
+mod timestep;
+mod unet;
+
+pub use activation::Activation;
+pub use attention::{AddedKvAttention, AddedKvAttentionConfig, join_heads, split_heads};
+pub use layer::{
+    Conv2d, Conv2dConfig, Embedding, EmbeddingConfig, GroupNorm, GroupNormConfig, LayerNorm,
+    LayerNormConfig, Linear, LinearConfig,
+};
+pub use res_block::{ResBlock, ResBlockConfig, Resample, TimeShift};
+pub use timestep::{Sinusoid, TimestepEmbedding, TimestepEmbeddingConfig, sinusoidal};
+pub use unet::{AttentionConfig, UNET_NAMES, UNet, UNetConfig, UNetInput};

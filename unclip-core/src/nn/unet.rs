@@ -1,0 +1,420 @@
+//! The UNet of the decoder and of the upsamplers.
+//!
+//! Paper §2.1 takes the ADM architecture (Dhariwal & Nichol 2021); the layout and the names follow diffusers
+//! `UNet2DConditionModel` with `SimpleCrossAttn` blocks and `UNet2DModel` with `Resnet` blocks, of which Karlo's
+//! networks are instances. One module serves both: levels may have attention or not, and so may the middle.
+
+use burn::{
+    module::Module,
+    tensor::{Device, Tensor},
+};
+
+use super::{
+    Activation, AddedKvAttention, AddedKvAttentionConfig, Conv2d, Conv2dConfig, GroupNorm,
+    GroupNormConfig, ResBlock, ResBlockConfig, Resample, TimeShift, TimestepEmbedding,
+    TimestepEmbeddingConfig, sinusoidal, timestep::Sinusoid,
+};
+
+/// The attention of a [`UNet`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct AttentionConfig {
+    /// Width of a context token.
+    pub context_width: usize,
+    /// Width of a head, for each level of the way down.
+    pub down_head_widths: Vec<usize>,
+    /// Width of a head in the middle.
+    pub mid_head_width: usize,
+    /// Width of a head, for each level of the way up, the coarsest first.
+    pub up_head_widths: Vec<usize>,
+    /// Whether pixels see the context alone, for each level of the way down.
+    pub only_context: Vec<bool>,
+    /// Whether pixels see the context alone in the middle.
+    pub mid_only_context: bool,
+}
+
+/// The sizes of a [`UNet`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct UNetConfig {
+    /// Channels of the input.
+    pub channels_in: usize,
+    /// Channels of the output.
+    pub channels_out: usize,
+    /// Channels of each level, the finest first.
+    pub level_channels: Vec<usize>,
+    /// Residual blocks of each level on the way down; the way up has one more.
+    pub level_blocks: Vec<usize>,
+    /// Which levels have attention on the way down.
+    pub down_attention: Vec<bool>,
+    /// Which levels have attention on the way up, the coarsest first.
+    pub up_attention: Vec<bool>,
+    /// Whether the middle has attention.
+    pub mid_attention: bool,
+    /// The attention's sizes; needed when any level or the middle has it.
+    pub attention: Option<AttentionConfig>,
+    /// Groups of every normalisation.
+    pub groups: usize,
+    /// Added to the variance in the normalisations outside attention.
+    pub epsilon: f64,
+    /// How the time embedding enters residual blocks.
+    pub time_shift: TimeShift,
+    /// Width of the time embedding.
+    pub time_width: usize,
+    /// The activation everywhere.
+    pub activation: Activation,
+    /// Whether the cosine half of the sinusoids comes first.
+    pub cosine_first: bool,
+    /// See [`Sinusoid::frequency_shift`].
+    pub frequency_shift: f64,
+    /// Whether the input is first mapped from `[0, 1]` to `[-1, 1]`.
+    pub center_input: bool,
+    /// An activation applied to the time embedding once more, after the class embedding was added.
+    pub time_embedding_activation: Option<Activation>,
+    /// An activation after the time embedding's second linear layer.
+    pub time_post_activation: Option<Activation>,
+    /// See [`ResBlockConfig::skip_time_activation`].
+    pub skip_time_activation: bool,
+    /// See [`ResBlockConfig::output_scale`]; outside the middle.
+    pub output_scale: f64,
+    /// See [`ResBlockConfig::output_scale`]; in the middle.
+    pub mid_output_scale: f64,
+    /// Side of the first convolution's kernel.
+    pub kernel_in: usize,
+    /// Side of the last convolution's kernel.
+    pub kernel_out: usize,
+}
+
+/// What a [`UNet`] denoises, and under which conditions.
+#[derive(Debug, Clone)]
+pub struct UNetInput<'a> {
+    noisy: Tensor<4>,
+    timesteps: &'a [f32],
+    class_embedding: Option<Tensor<2>>,
+    context: Option<Tensor<3>>,
+    context_bias: Option<Tensor<2>>,
+}
+
+impl<'a> UNetInput<'a> {
+    /// Noisy pictures `[batch, channels_in, height, width]` with one training timestep each.
+    pub fn new(noisy: Tensor<4>, timesteps: &'a [f32]) -> Self {
+        Self { noisy, timesteps, class_embedding: None, context: None, context_bias: None }
+    }
+
+    /// A vector `[batch, time_width]` added to the time embedding.
+    #[must_use]
+    pub fn class_embedding(mut self, class_embedding: Tensor<2>) -> Self {
+        self.class_embedding = Some(class_embedding);
+        self
+    }
+
+    /// Tokens `[batch, tokens, context_width]` that attention sees beside the pixels.
+    #[must_use]
+    pub fn context(mut self, context: Tensor<3>) -> Self {
+        self.context = Some(context);
+        self
+    }
+
+    /// What is added to the scores of each context token, `[batch, tokens]`: 0, or −10000 for a masked one.
+    #[must_use]
+    pub fn context_bias(mut self, context_bias: Tensor<2>) -> Self {
+        self.context_bias = Some(context_bias);
+        self
+    }
+}
+
+/// A level of the way down.
+#[derive(Module, Debug)]
+struct DownBlock {
+    resnets: Vec<ResBlock>,
+    attentions: Vec<AddedKvAttention>,
+    downsamplers: Vec<ResBlock>,
+}
+
+/// The middle: two residual blocks, with attention between them in the decoder.
+#[derive(Module, Debug)]
+struct MidBlock {
+    resnets: Vec<ResBlock>,
+    attentions: Vec<AddedKvAttention>,
+}
+
+/// A level of the way up.
+#[derive(Module, Debug)]
+struct UpBlock {
+    resnets: Vec<ResBlock>,
+    attentions: Vec<AddedKvAttention>,
+    upsamplers: Vec<ResBlock>,
+}
+
+/// A network from a noisy picture to a prediction of the same size.
+#[derive(Module, Debug)]
+pub struct UNet {
+    conv_in: Conv2d,
+    time_embedding: TimestepEmbedding,
+    down_blocks: Vec<DownBlock>,
+    mid_block: MidBlock,
+    up_blocks: Vec<UpBlock>,
+    conv_norm_out: GroupNorm,
+    conv_out: Conv2d,
+    #[module(skip)]
+    sinusoid: Sinusoid,
+    #[module(skip)]
+    activation: Activation,
+    #[module(skip)]
+    center_input: bool,
+    #[module(skip)]
+    time_embedding_activation: Option<Activation>,
+    #[module(skip)]
+    time_post_activation: Option<Activation>,
+}
+
+/// Checkpoint names that differ from the paths of [`UNet`]'s module tree: `(field, checkpoint)`.
+pub const UNET_NAMES: &[(&str, &str)] = &[("to_out", "to_out.0")];
+
+impl UNetConfig {
+    /// How much smaller the coarsest level is than the input; heights and widths must be multiples of it.
+    pub fn reduction(&self) -> usize {
+        1 << (self.level_channels.len().saturating_sub(1))
+    }
+
+    /// A network with random weights on `device`.
+    ///
+    /// # Panics
+    ///
+    /// When the lists are of different lengths or empty, a group or head width does not divide its channels, or
+    /// attention is asked for without its sizes. Configurations read from files are checked before.
+    pub fn init(&self, device: &Device) -> UNet {
+        let levels = self.level_channels.len();
+        assert!(levels > 0, "a UNet needs at least one level");
+        for (name, length) in [
+            ("level_blocks", self.level_blocks.len()),
+            ("down_attention", self.down_attention.len()),
+            ("up_attention", self.up_attention.len()),
+        ] {
+            assert_eq!(length, levels, "`{name}` must have one entry a level");
+        }
+        let finest = self.level_channels[0];
+        let coarsest = self.level_channels[levels - 1];
+        let last = levels - 1;
+
+        let down_blocks = (0..levels)
+            .map(|level| {
+                let channels = self.level_channels[level];
+                let before = self.level_channels[level.saturating_sub(1)];
+                let blocks = self.level_blocks[level];
+                DownBlock {
+                    resnets: (0..blocks)
+                        .map(|i| {
+                            self.res_block(if i == 0 { before } else { channels }, channels, None)
+                                .init(device)
+                        })
+                        .collect(),
+                    attentions: (0..if self.down_attention[level] { blocks } else { 0 })
+                        .map(|_| {
+                            self.attention(
+                                channels,
+                                |a| (a.down_head_widths[level], a.only_context[level]),
+                                device,
+                            )
+                        })
+                        .collect(),
+                    downsamplers: (level < last)
+                        .then(|| {
+                            self.res_block(channels, channels, Some(Resample::Down)).init(device)
+                        })
+                        .into_iter()
+                        .collect(),
+                }
+            })
+            .collect();
+
+        let mid = ResBlockConfig {
+            output_scale: self.mid_output_scale,
+            ..self.res_block(coarsest, coarsest, None)
+        };
+        let mid_block = MidBlock {
+            resnets: (0..2).map(|_| mid.init(device)).collect(),
+            attentions: self
+                .mid_attention
+                .then(|| {
+                    self.attention(coarsest, |a| (a.mid_head_width, a.mid_only_context), device)
+                })
+                .into_iter()
+                .collect(),
+        };
+
+        let up_blocks = (0..levels)
+            .map(|step| {
+                let level = last - step;
+                let channels = self.level_channels[level];
+                let before = if step == 0 { coarsest } else { self.level_channels[level + 1] };
+                let finer = self.level_channels[level.saturating_sub(1)];
+                let blocks = self.level_blocks[level] + 1;
+                UpBlock {
+                    resnets: (0..blocks)
+                        .map(|i| {
+                            let own = if i == 0 { before } else { channels };
+                            let skip = if i + 1 == blocks { finer } else { channels };
+                            self.res_block(own + skip, channels, None).init(device)
+                        })
+                        .collect(),
+                    attentions: (0..if self.up_attention[step] { blocks } else { 0 })
+                        .map(|_| {
+                            self.attention(
+                                channels,
+                                |a| (a.up_head_widths[step], a.only_context[level]),
+                                device,
+                            )
+                        })
+                        .collect(),
+                    upsamplers: (step < last)
+                        .then(|| {
+                            self.res_block(channels, channels, Some(Resample::Up)).init(device)
+                        })
+                        .into_iter()
+                        .collect(),
+                }
+            })
+            .collect();
+
+        UNet {
+            conv_in: Conv2dConfig::new(self.channels_in, finest, self.kernel_in)
+                .with_padding((self.kernel_in - 1) / 2)
+                .init(device),
+            time_embedding: TimestepEmbeddingConfig::new(finest, self.time_width)
+                .init(self.activation, device),
+            down_blocks,
+            mid_block,
+            up_blocks,
+            conv_norm_out: GroupNormConfig::new(self.groups, finest)
+                .with_epsilon(self.epsilon)
+                .init(device),
+            conv_out: Conv2dConfig::new(finest, self.channels_out, self.kernel_out)
+                .with_padding((self.kernel_out - 1) / 2)
+                .init(device),
+            sinusoid: Sinusoid {
+                width: finest,
+                cosine_first: self.cosine_first,
+                frequency_shift: self.frequency_shift,
+            },
+            activation: self.activation,
+            center_input: self.center_input,
+            time_embedding_activation: self.time_embedding_activation,
+            time_post_activation: self.time_post_activation,
+        }
+    }
+
+    fn res_block(
+        &self,
+        channels_in: usize,
+        channels_out: usize,
+        resample: Option<Resample>,
+    ) -> ResBlockConfig {
+        ResBlockConfig {
+            channels_in,
+            channels_out,
+            time_width: self.time_width,
+            groups: self.groups,
+            epsilon: self.epsilon,
+            time_shift: self.time_shift,
+            resample,
+            activation: self.activation,
+            skip_time_activation: self.skip_time_activation,
+            output_scale: self.output_scale,
+        }
+    }
+
+    fn attention(
+        &self,
+        channels: usize,
+        sizes: impl Fn(&AttentionConfig) -> (usize, bool),
+        device: &Device,
+    ) -> AddedKvAttention {
+        let attention = self.attention.as_ref();
+        assert!(
+            attention.is_some(),
+            "a level has attention, but the configuration gives no sizes for it"
+        );
+        let (context_width, (head_width, only_context)) =
+            attention.map(|a| (a.context_width, sizes(a))).unwrap_or_default();
+        AddedKvAttentionConfig::new(channels, head_width, context_width, self.groups)
+            .with_only_context(only_context)
+            .init(device)
+    }
+}
+
+impl UNet {
+    /// Applies the network.
+    ///
+    /// # Shapes
+    ///
+    /// - `input`: as [`UNetInput`] says; heights and widths are multiples of [`UNetConfig::reduction`]
+    /// - output: `[batch, channels_out, height, width]`
+    ///
+    /// # Panics
+    ///
+    /// When an axis differs from those shapes, or a network with attention gets no context.
+    pub fn forward(&self, input: UNetInput<'_>) -> Tensor<4> {
+        let UNetInput { noisy, timesteps, class_embedding, context, context_bias } = input;
+        let [batch, _, _, _] = noisy.dims();
+        assert_eq!(timesteps.len(), batch, "one timestep a picture");
+        let device = noisy.device();
+        let attend = |attentions: &[AddedKvAttention], i: usize, h: Tensor<4>| match (
+            attentions.get(i),
+            &context,
+        ) {
+            (Some(attention), Some(context)) => {
+                attention.forward(h, context.clone(), context_bias.clone())
+            }
+            (Some(_), None) => panic!("this network has attention and needs a context"),
+            (None, _) => h,
+        };
+
+        let mut time = self.time_embedding.forward(sinusoidal(timesteps, self.sinusoid, &device));
+        if let Some(activation) = self.time_post_activation {
+            time = activation.forward(time);
+        }
+        if let Some(class_embedding) = class_embedding {
+            time = time + class_embedding;
+        }
+        if let Some(activation) = self.time_embedding_activation {
+            time = activation.forward(time);
+        }
+
+        let noisy = if self.center_input { noisy * 2.0 - 1.0 } else { noisy };
+        let mut h = self.conv_in.forward(noisy);
+        let mut skips = vec![h.clone()];
+        for block in &self.down_blocks {
+            for (i, resnet) in block.resnets.iter().enumerate() {
+                h = attend(&block.attentions, i, resnet.forward(h, time.clone()));
+                skips.push(h.clone());
+            }
+            for downsampler in &block.downsamplers {
+                h = downsampler.forward(h, time.clone());
+                skips.push(h.clone());
+            }
+        }
+        for (i, resnet) in self.mid_block.resnets.iter().enumerate() {
+            h = resnet.forward(h, time.clone());
+            h = if i == 0 { attend(&self.mid_block.attentions, 0, h) } else { h };
+        }
+        for block in &self.up_blocks {
+            for (i, resnet) in block.resnets.iter().enumerate() {
+                let skip = skips
+                    .pop()
+                    .expect("every block of the way up has its counterpart on the way down");
+                h = attend(
+                    &block.attentions,
+                    i,
+                    resnet.forward(Tensor::cat(vec![h, skip], 1), time.clone()),
+                );
+            }
+            for upsampler in &block.upsamplers {
+                h = upsampler.forward(h, time.clone());
+            }
+        }
+        let h = match self.activation {
+            Activation::Silu => self.conv_norm_out.forward_silu(h),
+            other => other.forward(self.conv_norm_out.forward(h)),
+        };
+        self.conv_out.forward(h)
+    }
+}
