@@ -130,6 +130,18 @@ mod tests {
     }
 
     #[test]
+    fn values_are_those_of_another_implementation_of_the_construction() {
+        for (seed, stage, expected) in [
+            (0, Stage::Prior, [0.239_824_82, -0.389_902_17, -0.458_371_04, -2.595_568_7]),
+            (42, Stage::Decoder, [0.659_231_66, 1.166_072_5, 1.436_727_4, -0.537_649_5]),
+            (u64::MAX, Stage::UpsampleLarge, [0.195_776_02, 0.533_535_84, -1.664_501_2, 1.228_274]),
+        ] {
+            let values = CounterNoise::new(&[seed], stage).draw(&[1, 1000]).expect("valid");
+            assert_eq!([0, 1, 500, 999].map(|i| values[i]), expected, "{seed} {stage}");
+        }
+    }
+
+    #[test]
     fn cutting_a_batch_or_a_draw_changes_no_value() {
         let seeds = [3, u64::MAX, 3];
         let whole = CounterNoise::new(&seeds, Stage::Decoder).draw(&[3, 3, 5]).expect("valid");
