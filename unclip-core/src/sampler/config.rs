@@ -1,9 +1,8 @@
-//! What a `scheduler_config.json` says.
+//! How a stage is sampled.
 
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
 
 use super::{Sampler, Spacing};
 use crate::{
@@ -210,62 +209,60 @@ impl SamplerConfig {
         }
         self.beta_schedule.validate()
     }
+}
 
-    /// The content of diffusers' `scheduler_config.json`, with `_class_name`.
-    ///
-    /// Two things have no place there: DDIM's `eta`, an argument of every call in diffusers, and a clipping range with
-    /// DPM-Solver++.
-    pub fn to_json(&self) -> Value {
-        let mut config = Map::new();
-        let mut put = |key: &str, value: Value| {
-            config.insert(key.to_owned(), value);
-        };
-        put("_class_name", json!(self.class_name()));
-        put("num_train_timesteps", json!(self.train_timesteps));
-        put("prediction_type", json!(self.prediction));
-        match self.beta_schedule {
-            BetaSchedule::SquaredCosine => put("beta_schedule", json!("squaredcos_cap_v2")),
-            BetaSchedule::Linear { start, end } | BetaSchedule::ScaledLinear { start, end } => {
-                let scaled = matches!(self.beta_schedule, BetaSchedule::ScaledLinear { .. });
-                put("beta_schedule", json!(if scaled { "scaled_linear" } else { "linear" }));
-                put("beta_start", json!(start));
-                put("beta_end", json!(end));
-            }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_configuration_survives_serialisation_and_short_ones_are_completed() {
+        for kind in ["unclip", "ddpm", "ddim", "dpm_solver_pp_2m"] {
+            let kind: SamplerKind = kind.parse().expect("a name of a sampler");
+            let config = SamplerConfig::karlo_decoder().with_kind(kind);
+            let json = serde_json::to_string(&config).expect("serialisable");
+            assert_eq!(serde_json::from_str::<SamplerConfig>(&json).expect("its own"), config);
         }
-        if self.kind != SamplerKind::DpmSolverPp2M {
-            put("clip_sample", json!(self.clip_sample.is_some()));
-            put("clip_sample_range", json!(self.clip_sample.unwrap_or(1.0)));
-        }
-        if matches!(self.kind, SamplerKind::UnClip | SamplerKind::Ddpm) {
-            put("variance_type", json!(self.variance));
-        }
-        if self.kind != SamplerKind::UnClip {
-            put("timestep_spacing", json!(self.spacing()));
-            put("steps_offset", json!(self.steps_offset));
-        }
-        match self.kind {
-            SamplerKind::UnClip | SamplerKind::Ddpm => {}
-            SamplerKind::Ddim { .. } => put("set_alpha_to_one", json!(self.set_alpha_to_one)),
-            SamplerKind::DpmSolverPp2M => {
-                let learned = self.variance == Variance::LearnedRange;
-                put("variance_type", if learned { json!(self.variance) } else { Value::Null });
-                put("algorithm_type", json!("dpmsolver++"));
-                put("solver_order", json!(2));
-                put("solver_type", json!("midpoint"));
-                put("lower_order_final", json!(true));
-                put("final_sigmas_type", json!("zero"));
-            }
-        }
-        Value::Object(config)
+        let short = r#"{
+            "kind": {"ddim": {"eta": 0.5}}, "prediction": "v_prediction", "variance": "learned_range",
+            "clip_sample": null, "train_timesteps": 100, "beta_schedule": "squared_cosine"
+        }"#;
+        let config: SamplerConfig = serde_json::from_str(short).expect("complete enough");
+        assert_eq!(config.kind, SamplerKind::Ddim { eta: 0.5 });
+        assert_eq!((config.spacing(), config.set_alpha_to_one), (Spacing::Leading, true));
     }
 
-    /// The diffusers class of this kind.
-    fn class_name(&self) -> &'static str {
-        match self.kind {
-            SamplerKind::UnClip => "UnCLIPScheduler",
-            SamplerKind::Ddpm => "DDPMScheduler",
-            SamplerKind::Ddim { .. } => "DDIMScheduler",
-            SamplerKind::DpmSolverPp2M => "DPMSolverMultistepScheduler",
+    #[test]
+    fn an_unknown_sampler_is_refused_with_the_names_of_the_known() {
+        let error = "euler".parse::<SamplerKind>().expect_err("unknown");
+        assert_eq!(
+            error.to_string(),
+            "`sampler` is euler, expected unclip, ddpm, ddim or dpm_solver_pp_2m"
+        );
+    }
+
+    #[test]
+    fn impossible_configurations_are_refused_by_name() {
+        let base = SamplerConfig::karlo_decoder;
+        let eta = |eta| base().with_kind(SamplerKind::Ddim { eta });
+        let clip = |range| SamplerConfig { clip_sample: Some(range), ..base() };
+        for (config, field) in [
+            (eta(-0.1), "eta"),
+            (eta(1.1), "eta"),
+            (eta(f64::NAN), "eta"),
+            (clip(0.0), "clip_sample"),
+            (clip(-1.0), "clip_sample"),
+            (clip(f64::NAN), "clip_sample"),
+            (clip(f64::INFINITY), "clip_sample"),
+            (SamplerConfig { variance: Variance::FixedLarge, ..base() }, "variance"),
+            (SamplerConfig { train_timesteps: 0, ..base() }, "train_timesteps"),
+            (SamplerConfig { train_timesteps: usize::MAX, ..base() }, "train_timesteps"),
+        ] {
+            let error = config.sampler(5).expect_err("impossible");
+            assert!(
+                matches!(error, Error::InvalidInput { field: named, .. } if named == field),
+                "{field}: {error}"
+            );
         }
     }
 }

@@ -64,7 +64,7 @@ mod tests {
         Error,
         noise::{CounterNoise, RecordedNoise},
         progress::Unobserved,
-        sampler::{SamplerConfig, SamplerKind},
+        sampler::{SamplerConfig, SamplerKind, step_bound},
     };
 
     /// Compares every predicted clean sample with the recorded one.
@@ -79,10 +79,10 @@ mod tests {
             let name = format!("chain.{}.pred_original_sample.{}", self.steps, event.step - 1);
             let comparison = match clean {
                 Observed::Embedding(clean) => {
-                    unclip_testkit::assert_close(clean, self.recorded, &name, 1e-6)
+                    unclip_testkit::assert_close(clean, self.recorded, &name, step_bound())
                 }
                 Observed::Picture(clean) => {
-                    unclip_testkit::assert_close(clean, self.recorded, &name, 1e-6)
+                    unclip_testkit::assert_close(clean, self.recorded, &name, step_bound())
                 }
             };
             self.worst = self.worst.max(comparison.relative);
@@ -113,7 +113,8 @@ mod tests {
             let model = |sample: &Tensor<D>, _timestep: usize, index: usize| {
                 if index > 0 {
                     let name = format!("chain.{steps}.prev_sample.{}", index - 1);
-                    let comparison = unclip_testkit::assert_close(sample, recorded, &name, 1e-6);
+                    let comparison =
+                        unclip_testkit::assert_close(sample, recorded, &name, step_bound());
                     worst = worst.max(comparison.relative);
                 }
                 Ok(recorded.tensor(&format!("chain.{steps}.model_output.{index}"), &device))
@@ -130,7 +131,7 @@ mod tests {
             );
             let name = format!("chain.{steps}.prev_sample.{}", steps - 1);
             let result = result.expect("the recorded run fits");
-            let last = unclip_testkit::assert_close(&result, recorded, &name, 1e-6);
+            let last = unclip_testkit::assert_close(&result, recorded, &name, step_bound());
             worst = worst.max(observer.worst).max(last.relative);
             assert_eq!(noise.remaining(), 0);
         }

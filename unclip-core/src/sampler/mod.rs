@@ -16,6 +16,7 @@ mod config;
 mod ddim;
 mod denoise;
 mod dpm_solver;
+mod file;
 mod timesteps;
 
 #[cfg(test)]
@@ -241,5 +242,99 @@ fn clip<const D: usize>(clean: Tensor<D>, range: Option<f64>) -> Tensor<D> {
     match range {
         Some(range) => clean.clamp(-range, range),
         None => clean,
+    }
+}
+
+/// How far steps may be from recorded ones: 1e-6, and ten times that on backends that round otherwise.
+#[cfg(test)]
+fn step_bound() -> f64 {
+    if unclip_testkit::is_default_device() { 1e-6 } else { 1e-5 }
+}
+
+#[cfg(test)]
+mod tests {
+    use unclip_testkit::device;
+
+    use super::*;
+    use crate::{Stage, noise::CounterNoise};
+
+    fn sampler(kind: SamplerKind, steps: usize) -> Sampler {
+        SamplerConfig::karlo_decoder().with_kind(kind).sampler(steps).expect("valid")
+    }
+
+    fn first_step(sampler: &Sampler, index: usize, channels: usize) -> Result<Stepped<4>> {
+        sampler.step(
+            &mut SamplerState::new(),
+            index,
+            Tensor::zeros([1, channels, 2, 2], &device()),
+            Tensor::zeros([1, 3, 2, 2], &device()),
+            &mut CounterNoise::new(&[0], Stage::Decoder),
+        )
+    }
+
+    #[test]
+    fn draws_are_counted() {
+        for (kind, draws) in [
+            (SamplerKind::UnClip, 6),
+            (SamplerKind::Ddpm, 6),
+            (SamplerKind::Ddim { eta: 0.0 }, 0),
+            (SamplerKind::Ddim { eta: 0.3 }, 7),
+            (SamplerKind::DpmSolverPp2M, 0),
+        ] {
+            assert_eq!(sampler(kind, 7).draws(), draws, "{kind}");
+        }
+    }
+
+    #[test]
+    fn a_step_that_does_not_fit_is_refused_by_name() {
+        let unclip = sampler(SamplerKind::UnClip, 5);
+        let error = first_step(&unclip, 5, 6).expect_err("steps are numbered from 0");
+        assert_eq!(error.to_string(), "`index` is 5, expected a step below 5");
+        let error = first_step(&unclip, 0, 4).expect_err("neither three channels nor six");
+        assert_eq!(
+            error.to_string(),
+            "`output` is [1, 4, 2, 2], expected the sample's shape [1, 3, 2, 2], or twice its \
+             channels"
+        );
+        let error = first_step(&unclip, 0, 3).expect_err("the variance is learned");
+        assert!(matches!(error, Error::InvalidInput { field: "output", .. }), "{error}");
+        assert!(first_step(&unclip, 4, 3).is_ok(), "the last step needs no variance");
+    }
+
+    #[test]
+    fn samplers_without_noise_take_outputs_with_and_without_a_variance() {
+        for kind in [SamplerKind::Ddim { eta: 0.0 }, SamplerKind::DpmSolverPp2M] {
+            for channels in [3, 6] {
+                let stepped = first_step(&sampler(kind, 5), 0, channels).expect("fits");
+                assert_eq!(stepped.sample.dims(), [1, 3, 2, 2], "{kind}");
+                assert_eq!(stepped.clean.dims(), [1, 3, 2, 2], "{kind}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_a_number_passes_through_without_a_panic() {
+        for kind in [SamplerKind::UnClip, SamplerKind::DpmSolverPp2M] {
+            let output = Tensor::<4>::full([1, 6, 2, 2], f32::NAN, &device());
+            let stepped = sampler(kind, 5).step(
+                &mut SamplerState::new(),
+                0,
+                output,
+                Tensor::zeros([1, 3, 2, 2], &device()),
+                &mut CounterNoise::new(&[0], Stage::Decoder),
+            );
+            assert!(stepped.is_ok(), "{kind}");
+        }
+    }
+
+    #[test]
+    fn coefficients_are_finite_whatever_the_schedule() {
+        for kind in ["unclip", "ddpm", "ddim", "dpm_solver_pp_2m"] {
+            for steps in [2, 3, 25, 999, 1000] {
+                let sampler = sampler(kind.parse().expect("a name"), steps);
+                let text = format!("{:?}", sampler.steps);
+                assert!(!text.contains("NaN") && !text.contains("inf"), "{kind}, {steps} steps");
+            }
+        }
     }
 }

@@ -28,17 +28,19 @@ pub(super) fn timesteps(config: &SamplerConfig, count: usize) -> Result<Vec<usiz
     let trained = config.train_timesteps;
     // Karlo's spacing divides by `count - 1`.
     let fewest = if config.kind == SamplerKind::UnClip { 2 } else { 1 };
-    if !(fewest..=trained).contains(&count) {
-        return Err(Error::invalid("steps", count, format!("{fewest} to {trained}")));
-    }
-    // DPM-Solver++ ends at the clean sample, so the last of its points is no timestep to visit.
-    let beyond = usize::from(config.kind == SamplerKind::DpmSolverPp2M);
-    let (n, points) = (trained as f64, (count + beyond) as f64);
-    let descending = (0..count).map(|i| (count + beyond - 1 - i) as f64);
     let spacing = match config.kind {
         SamplerKind::UnClip => Spacing::Linspace,
         _ => config.spacing(),
     };
+    // DPM-Solver++ ends at the clean sample, so the last of its points is no timestep to visit. With as many steps as
+    // timesteps, its leading spacing would visit timestep 0 alone.
+    let beyond = usize::from(config.kind == SamplerKind::DpmSolverPp2M);
+    let most = if spacing == Spacing::Leading { trained.saturating_sub(beyond) } else { trained };
+    if !(fewest..=most).contains(&count) {
+        return Err(Error::invalid("steps", count, format!("{fewest} to {most}")));
+    }
+    let (n, points) = (trained as f64, (count + beyond) as f64);
+    let descending = (0..count).map(|i| (count + beyond - 1 - i) as f64);
     let spaced: Vec<f64> = match spacing {
         Spacing::Linspace if points < 2.0 => vec![0.0],
         Spacing::Linspace => {
@@ -66,4 +68,79 @@ pub(super) fn timesteps(config: &SamplerConfig, count: usize) -> Result<Vec<usiz
         reason = "whole numbers from 0 to the number of training timesteps"
     )]
     Ok(spaced.into_iter().map(|t| t as usize).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn karlo_s_ties_go_to_even() {
+        let config = SamplerConfig::karlo_prior();
+        assert_eq!(timesteps(&config, 7).expect("valid"), [999, 832, 666, 500, 333, 166, 0]);
+        let expected = [
+            999, 957, 916, 874, 832, 791, 749, 708, 666, 624, 583, 541, 500, 458, 416, 375, 333,
+            291, 250, 208, 166, 125, 83, 42, 0,
+        ];
+        assert_eq!(timesteps(&config, 25).expect("valid"), expected);
+    }
+
+    #[test]
+    fn absurd_numbers_of_steps_are_refused() {
+        for kind in ["unclip", "ddpm", "ddim", "dpm_solver_pp_2m"] {
+            let kind: SamplerKind = kind.parse().expect("a name");
+            let config = SamplerConfig::karlo_prior().with_kind(kind);
+            for steps in [0, 1001, 10_000, usize::MAX] {
+                let error = timesteps(&config, steps).expect_err("absurd");
+                assert!(matches!(error, Error::InvalidInput { field: "steps", .. }), "{error}");
+            }
+            assert_eq!(timesteps(&config, 1).is_ok(), kind != SamplerKind::UnClip, "{kind}");
+        }
+        let error = timesteps(&SamplerConfig::karlo_prior(), 1).expect_err("divides by zero");
+        assert_eq!(error.to_string(), "`steps` is 1, expected 2 to 1000");
+    }
+
+    #[test]
+    fn every_number_of_steps_gives_descending_timesteps_within_the_table() {
+        for kind in ["unclip", "ddpm", "ddim", "dpm_solver_pp_2m"] {
+            for spacing in [Spacing::Leading, Spacing::Linspace, Spacing::Trailing] {
+                for trained in [1, 2, 10, 37, 1000] {
+                    let kind: SamplerKind = kind.parse().expect("a name");
+                    let config = SamplerConfig {
+                        spacing: Some(spacing),
+                        train_timesteps: trained,
+                        ..SamplerConfig::karlo_prior().with_kind(kind)
+                    };
+                    for steps in 1..=trained {
+                        let Ok(visited) = timesteps(&config, steps) else {
+                            let solver = kind == SamplerKind::DpmSolverPp2M;
+                            let all = solver && spacing == Spacing::Leading && steps == trained;
+                            let one = kind == SamplerKind::UnClip && steps == 1;
+                            assert!(all || one, "{kind} {spacing:?} {steps} of {trained}");
+                            continue;
+                        };
+                        assert_eq!(visited.len(), steps);
+                        assert!(visited[0] < trained, "{kind} {spacing:?} {trained} {visited:?}");
+                        assert!(
+                            visited.is_sorted_by(|a, b| a >= b),
+                            "{kind} {spacing:?} {trained} {visited:?}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_offset_beyond_the_table_is_refused() {
+        let config = SamplerConfig {
+            steps_offset: 1,
+            ..SamplerConfig::karlo_prior().with_kind(SamplerKind::Ddpm)
+        };
+        assert_eq!(timesteps(&config, 2).expect("fits"), [501, 1]);
+        let error = timesteps(&config, 1000).expect_err("1000 is beyond the table");
+        assert!(matches!(error, Error::InvalidInput { field: "steps_offset", .. }), "{error}");
+        let config = SamplerConfig { steps_offset: usize::MAX, ..config };
+        assert!(timesteps(&config, 2).is_err(), "an absurd offset");
+    }
 }
