@@ -48,7 +48,7 @@ pub fn assert_close<const D: usize>(
     bound: f64,
 ) -> Comparison {
     assert_eq!(actual.dims().as_slice(), recorded.shape(name), "the shape of {name}");
-    let values = actual.to_data_as::<f32>().to_vec::<f32>().expect("32-bit floats");
+    let values = actual.to_data_as::<f32>().try_to_vec::<f32>().expect("32-bit floats");
     let expected = recorded.floats(name);
     let comparison = compare(&values, &expected);
     assert!(

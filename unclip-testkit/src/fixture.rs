@@ -14,6 +14,10 @@ use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
 /// The workspace's own `tests/fixtures`.
+///
+/// # Panics
+///
+/// Never in a checkout of the workspace.
 pub fn fixtures_root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()

@@ -1,0 +1,157 @@
+//! The table that a replay prints: for each set and output, how far we are from the recorded values, beside how far
+//! the reference's own 32-bit run is from its 64-bit run.
+
+use std::{
+    fmt::{Debug, Write as _},
+    io::Write as _,
+};
+
+use burn::tensor::Tensor;
+use unclip_testkit::{FixtureSet, Recorded, compare, fixture_sets, is_default_device};
+
+/// Bounds, relative to `max(1, largest recorded magnitude)`.
+pub(crate) mod bound {
+    /// One pass through a network.
+    pub(crate) const FORWARD: f64 = 1e-5;
+    /// One step of a scheduler.
+    pub(crate) const SCHEDULER: f64 = 1e-6;
+    /// One resampling.
+    pub(crate) const RESIZE: f64 = 2e-6;
+    /// A finished picture in `[0, 1]`, after a whole run.
+    pub(crate) const RUN: f64 = 1e-3;
+}
+
+/// Other devices than the default may round this much more.
+const OTHER_DEVICE: f64 = 10.0;
+
+struct Row {
+    set: String,
+    output: String,
+    absolute: f64,
+    floor: Option<f64>,
+    relative: f64,
+    bound: f64,
+}
+
+/// The comparisons of one component.
+pub(crate) struct Report {
+    title: &'static str,
+    set: String,
+    rows: Vec<Row>,
+}
+
+/// Runs `compare_set` for every recorded set, prints the table, and fails when an output exceeds its bound.
+pub(crate) fn replay(title: &'static str, mut compare_set: impl FnMut(&FixtureSet, &mut Report)) {
+    let mut report = Report { title, set: String::new(), rows: Vec::new() };
+    for set in fixture_sets() {
+        report.set = set.name();
+        compare_set(&set, &mut report);
+    }
+    report.finish();
+}
+
+/// As [`replay`], for recordings that belong to no set.
+pub(crate) fn check(title: &'static str, compare_all: impl FnOnce(&mut Report)) {
+    let mut report = Report { title, set: "-".to_owned(), rows: Vec::new() };
+    compare_all(&mut report);
+    report.finish();
+}
+
+impl Report {
+    /// Compares a tensor with `recorded[name]`; outputs of one name within a set share a row, which keeps the worst.
+    pub(crate) fn tensor<const D: usize>(
+        &mut self,
+        output: &str,
+        actual: &Tensor<D>,
+        (recorded, name): (&Recorded, &str),
+        floor: Option<f64>,
+        bound: f64,
+    ) {
+        assert_eq!(
+            actual.dims().as_slice(),
+            recorded.shape(name),
+            "{}: the shape of {name}",
+            self.set
+        );
+        let values = actual.to_data_as::<f32>().try_to_vec::<f32>().expect("32-bit floats");
+        self.values(output, &values, &recorded.floats(name), floor, bound);
+    }
+
+    /// Compares values of a known shape.
+    pub(crate) fn values(
+        &mut self,
+        output: &str,
+        actual: &[f32],
+        expected: &[f32],
+        floor: Option<f64>,
+        bound: f64,
+    ) {
+        let found = compare(actual, expected);
+        let bound = bound * if is_default_device() { 1.0 } else { OTHER_DEVICE };
+        self.push(Row {
+            set: self.set.clone(),
+            output: output.to_owned(),
+            absolute: found.max_abs,
+            floor,
+            relative: found.relative,
+            bound,
+        });
+    }
+
+    /// Demands equality, and says so in the table.
+    pub(crate) fn equal<T: PartialEq + Debug>(&mut self, output: &str, actual: &T, expected: &T) {
+        assert_eq!(actual, expected, "{} {}: {output}", self.set, self.title);
+        let (set, output) = (self.set.clone(), output.to_owned());
+        self.push(Row { set, output, absolute: 0.0, floor: None, relative: 0.0, bound: 0.0 });
+    }
+
+    fn push(&mut self, row: Row) {
+        match self.rows.iter_mut().find(|r| r.set == row.set && r.output == row.output) {
+            Some(seen) => {
+                seen.absolute = seen.absolute.max(row.absolute);
+                seen.relative = seen.relative.max(row.relative);
+            }
+            None => self.rows.push(row),
+        }
+    }
+
+    fn finish(self) {
+        assert!(!self.rows.is_empty(), "{}: nothing was compared", self.title);
+        let exceeded: Vec<String> = self
+            .rows
+            .iter()
+            .filter(|row| row.relative > row.bound)
+            .map(|row| {
+                format!("{} {}: {:.2e} > {:.0e}", row.set, row.output, row.relative, row.bound)
+            })
+            .collect();
+        assert!(exceeded.is_empty(), "{} differs: {}", self.title, exceeded.join("; "));
+    }
+}
+
+/// The table stands in the output of every run, failed ones included: it is written past the test harness, which
+/// would keep what a passing test prints.
+impl Drop for Report {
+    fn drop(&mut self) {
+        let width = self.rows.iter().map(|row| row.output.chars().count()).max().unwrap_or(0);
+        let mut table = format!(
+            "\n{}\n  {:8} {:width$} {:>9} {:>9} {:>9} {:>7}\n",
+            self.title, "set", "output", "largest", "f32 floor", "relative", "bound"
+        );
+        for row in &self.rows {
+            let floor = row.floor.map_or_else(|| "-".to_owned(), |floor| format!("{floor:.1e}"));
+            let bound =
+                if row.bound == 0.0 { "exact".to_owned() } else { format!("{:.0e}", row.bound) };
+            let _ = writeln!(
+                table,
+                "  {:8} {:width$} {:>9.1e} {floor:>9} {:>9.1e} {bound:>7}{}",
+                row.set,
+                row.output,
+                row.absolute,
+                row.relative,
+                if row.relative > row.bound { "  EXCEEDED" } else { "" }
+            );
+        }
+        let _ = std::io::stderr().lock().write_all(table.as_bytes());
+    }
+}
