@@ -157,6 +157,8 @@ pub struct WeightsMismatch {
     pub unexpected: Vec<String>,
     /// Tensors that both have, in different shapes.
     pub mismatched: Vec<ShapeMismatch>,
+    /// Tensors that should hold floating-point numbers and do not.
+    pub mistyped: Vec<TypeMismatch>,
 }
 
 /// A tensor whose shape in the checkpoint differs from the network's.
@@ -170,10 +172,22 @@ pub struct ShapeMismatch {
     pub found: Vec<usize>,
 }
 
+/// A tensor that should hold floating-point numbers and does not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TypeMismatch {
+    /// The tensor's name in the checkpoint.
+    pub name: String,
+    /// The type in the checkpoint, by its name in the safetensors format.
+    pub found: String,
+}
+
 impl WeightsMismatch {
     /// Whether the checkpoint fits.
     pub fn is_empty(&self) -> bool {
-        self.missing.is_empty() && self.unexpected.is_empty() && self.mismatched.is_empty()
+        self.missing.is_empty()
+            && self.unexpected.is_empty()
+            && self.mismatched.is_empty()
+            && self.mistyped.is_empty()
     }
 }
 
@@ -181,11 +195,13 @@ impl fmt::Display for WeightsMismatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} does not fit its network: {} missing, {} unexpected, {} of another shape",
+            "{} does not fit its network: {} missing, {} unexpected, {} of another shape, {} of \
+             another kind",
             self.path.display(),
             self.missing.len(),
             self.unexpected.len(),
-            self.mismatched.len()
+            self.mismatched.len(),
+            self.mistyped.len()
         )?;
         for name in &self.missing {
             write!(f, "\n  missing {name}")?;
@@ -195,6 +211,9 @@ impl fmt::Display for WeightsMismatch {
         }
         for ShapeMismatch { name, expected, found } in &self.mismatched {
             write!(f, "\n  {name} is {found:?}, expected {expected:?}")?;
+        }
+        for TypeMismatch { name, found } in &self.mistyped {
+            write!(f, "\n  {name} holds {found}, expected floating-point numbers")?;
         }
         Ok(())
     }
@@ -223,6 +242,7 @@ mod tests {
                 expected: vec![6],
                 found: vec![3],
             }],
+            mistyped: vec![TypeMismatch { name: "conv_in.bias".into(), found: "I64".into() }],
         };
         let text = Error::from(report).to_string();
         for part in [
@@ -230,6 +250,7 @@ mod tests {
             "conv_in.weight",
             "extra.bias",
             "conv_out.bias is [3], expected [6]",
+            "conv_in.bias holds I64",
         ] {
             assert!(text.contains(part), "{part:?} is not in {text:?}");
         }

@@ -27,5 +27,5 @@ pub mod progress;
 pub mod resize;
 pub mod sampler;
 
-pub use error::{Error, Result, ShapeMismatch, WeightsMismatch};
+pub use error::{Error, Result, ShapeMismatch, TypeMismatch, WeightsMismatch};
 pub use progress::Stage;
