@@ -3,7 +3,7 @@
 use std::{fs, path::Path};
 
 use serde_json::Value;
-use unclip_core::Error as CoreError;
+use unclip_core::{Error as CoreError, checkpoint::write_atomic};
 
 use super::{settings::Settings, vocabulary::Vocabulary};
 use crate::Result;
@@ -24,8 +24,7 @@ pub(super) fn write_dir(vocabulary: &Vocabulary, settings: &Settings, dir: &Path
     ];
     fs::create_dir_all(dir).map_err(CoreError::io("create", dir))?;
     for (name, text) in files {
-        let path = dir.join(name);
-        fs::write(&path, text).map_err(CoreError::io("write", path))?;
+        write_atomic(dir.join(name), text.as_bytes())?;
     }
     Ok(())
 }
