@@ -8,6 +8,7 @@ mod activation;
 mod attention;
 mod layer;
 mod res_block;
+mod text;
 mod timestep;
 mod unet;
 
@@ -18,5 +19,6 @@ pub use layer::{
     LayerNormConfig, Linear, LinearConfig,
 };
 pub use res_block::{ResBlock, ResBlockConfig, Resample, TimeShift};
+pub use text::{MASKED, TextConditioning, mask_bias};
 pub use timestep::{Sinusoid, TimestepEmbedding, TimestepEmbeddingConfig, sinusoidal};
-pub use unet::{AttentionConfig, UNET_NAMES, UNet, UNetConfig, UNetInput};
+pub use unet::{AttentionConfig, Misfit, UNET_NAMES, UNet, UNetConfig, UNetInput};

@@ -7,16 +7,19 @@ use burn::{
     module::Module,
     tensor::{Device, Tensor, assert_shape},
 };
+use serde::{Deserialize, Serialize};
 
 use super::{Activation, Conv2d, Conv2dConfig, GroupNorm, GroupNormConfig, Linear, LinearConfig};
 use crate::ops;
 
-/// How the time embedding enters a block.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How the time embedding enters a block, under diffusers' names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum TimeShift {
     /// `norm2(h) · (1 + scale) + shift` (`scale_shift`; the decoder).
     ScaleShift,
     /// `norm2(h + shift)` (`default`; the upsamplers).
+    #[serde(rename = "default")]
     Add,
 }
 
@@ -205,7 +208,7 @@ mod tests {
             block
                 .forward(Tensor::ones([1, 8, 4, 4], &device), Tensor::ones([1, 6], &device))
                 .into_data()
-                .to_vec::<f32>()
+                .try_to_vec::<f32>()
                 .expect("32-bit floats")
         };
         let plain = run(&block);

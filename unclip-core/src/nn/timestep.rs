@@ -64,6 +64,8 @@ pub fn sinusoidal(timesteps: &[f32], form: Sinusoid, device: &Device) -> Tensor<
 pub struct TimestepEmbeddingConfig {
     /// Width of the sinusoids.
     pub channels_in: usize,
+    /// Width between the two layers.
+    pub channels_hidden: usize,
     /// Width of the embedding.
     pub channels_out: usize,
 }
@@ -81,8 +83,8 @@ impl TimestepEmbeddingConfig {
     /// The two layers with random weights on `device`.
     pub fn init(&self, activation: Activation, device: &Device) -> TimestepEmbedding {
         TimestepEmbedding {
-            linear_1: LinearConfig::new(self.channels_in, self.channels_out).init(device),
-            linear_2: LinearConfig::new(self.channels_out, self.channels_out).init(device),
+            linear_1: LinearConfig::new(self.channels_in, self.channels_hidden).init(device),
+            linear_2: LinearConfig::new(self.channels_hidden, self.channels_out).init(device),
             activation,
         }
     }
@@ -108,7 +110,7 @@ mod tests {
     fn step_zero_is_ones_then_zeros() {
         let row = sinusoidal(&[0.0], KARLO, &Device::flex())
             .into_data()
-            .to_vec::<f32>()
+            .try_to_vec::<f32>()
             .expect("32-bit floats");
         assert_eq!(row, [1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0]);
     }
@@ -118,11 +120,11 @@ mod tests {
         let device = Device::flex();
         let both = sinusoidal(&[3.0, 700.0], KARLO, &device)
             .into_data()
-            .to_vec::<f32>()
+            .try_to_vec::<f32>()
             .expect("32-bit floats");
         let second = sinusoidal(&[700.0], KARLO, &device)
             .into_data()
-            .to_vec::<f32>()
+            .try_to_vec::<f32>()
             .expect("32-bit floats");
         assert_eq!(both[8..], second[..]);
         // 10000^(−3/4) = 1e-3 is the lowest of four frequencies.
@@ -135,7 +137,7 @@ mod tests {
         let form = Sinusoid { width: 5, cosine_first: false, frequency_shift: 1.0 };
         let row = sinusoidal(&[2.0], form, &Device::flex())
             .into_data()
-            .to_vec::<f32>()
+            .try_to_vec::<f32>()
             .expect("32-bit floats");
         assert_eq!(row.len(), 5);
         assert!((row[0] - 2f32.sin()).abs() < 1e-6 && (row[1] - 2e-4).abs() < 1e-6, "{row:?}");

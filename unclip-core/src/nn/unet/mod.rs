@@ -4,84 +4,20 @@
 //! `UNet2DConditionModel` with `SimpleCrossAttn` blocks and `UNet2DModel` with `Resnet` blocks, of which Karlo's
 //! networks are instances. One module serves both: levels may have attention or not, and so may the middle.
 
+mod config;
+
 use burn::{
     module::Module,
     tensor::{Device, Tensor},
 };
 
+pub use config::{AttentionConfig, Misfit, UNetConfig};
+
 use super::{
     Activation, AddedKvAttention, AddedKvAttentionConfig, Conv2d, Conv2dConfig, GroupNorm,
-    GroupNormConfig, ResBlock, ResBlockConfig, Resample, TimeShift, TimestepEmbedding,
+    GroupNormConfig, ResBlock, ResBlockConfig, Resample, TimestepEmbedding,
     TimestepEmbeddingConfig, sinusoidal, timestep::Sinusoid,
 };
-
-/// The attention of a [`UNet`].
-#[derive(Debug, Clone, PartialEq)]
-pub struct AttentionConfig {
-    /// Width of a context token.
-    pub context_width: usize,
-    /// Width of a head, for each level of the way down.
-    pub down_head_widths: Vec<usize>,
-    /// Width of a head in the middle.
-    pub mid_head_width: usize,
-    /// Width of a head, for each level of the way up, the coarsest first.
-    pub up_head_widths: Vec<usize>,
-    /// Whether pixels see the context alone, for each level of the way down.
-    pub only_context: Vec<bool>,
-    /// Whether pixels see the context alone in the middle.
-    pub mid_only_context: bool,
-}
-
-/// The sizes of a [`UNet`].
-#[derive(Debug, Clone, PartialEq)]
-pub struct UNetConfig {
-    /// Channels of the input.
-    pub channels_in: usize,
-    /// Channels of the output.
-    pub channels_out: usize,
-    /// Channels of each level, the finest first.
-    pub level_channels: Vec<usize>,
-    /// Residual blocks of each level on the way down; the way up has one more.
-    pub level_blocks: Vec<usize>,
-    /// Which levels have attention on the way down.
-    pub down_attention: Vec<bool>,
-    /// Which levels have attention on the way up, the coarsest first.
-    pub up_attention: Vec<bool>,
-    /// Whether the middle has attention.
-    pub mid_attention: bool,
-    /// The attention's sizes; needed when any level or the middle has it.
-    pub attention: Option<AttentionConfig>,
-    /// Groups of every normalisation.
-    pub groups: usize,
-    /// Added to the variance in the normalisations outside attention.
-    pub epsilon: f64,
-    /// How the time embedding enters residual blocks.
-    pub time_shift: TimeShift,
-    /// Width of the time embedding.
-    pub time_width: usize,
-    /// The activation everywhere.
-    pub activation: Activation,
-    /// Whether the cosine half of the sinusoids comes first.
-    pub cosine_first: bool,
-    /// See [`Sinusoid::frequency_shift`].
-    pub frequency_shift: f64,
-    /// Whether the input is first mapped from `[0, 1]` to `[-1, 1]`.
-    pub center_input: bool,
-    /// An activation applied to the time embedding once more, after the class embedding was added.
-    pub time_embedding_activation: Option<Activation>,
-    /// An activation after the time embedding's second linear layer.
-    pub time_post_activation: Option<Activation>,
-    /// See [`ResBlockConfig::skip_time_activation`].
-    pub skip_time_activation: bool,
-    /// See [`ResBlockConfig::output_scale`]; outside the middle.
-    pub output_scale: f64,
-    /// See [`ResBlockConfig::output_scale`]; in the middle.
-    pub mid_output_scale: f64,
-    /// Side of the first convolution's kernel.
-    pub kernel_in: usize,
-    /// Side of the last convolution's kernel.
-    pub kernel_out: usize,
-}
 
 /// What a [`UNet`] denoises, and under which conditions.
 #[derive(Debug, Clone)]
@@ -170,17 +106,12 @@ pub struct UNet {
 pub const UNET_NAMES: &[(&str, &str)] = &[("to_out", "to_out.0")];
 
 impl UNetConfig {
-    /// How much smaller the coarsest level is than the input; heights and widths must be multiples of it.
-    pub fn reduction(&self) -> usize {
-        1 << (self.level_channels.len().saturating_sub(1))
-    }
-
     /// A network with random weights on `device`.
     ///
     /// # Panics
     ///
     /// When the lists are of different lengths or empty, a group or head width does not divide its channels, or
-    /// attention is asked for without its sizes. Configurations read from files are checked before.
+    /// attention is asked for without its sizes: when there is a [`misfit`](Self::misfit).
     pub fn init(&self, device: &Device) -> UNet {
         let levels = self.level_channels.len();
         assert!(levels > 0, "a UNet needs at least one level");
@@ -279,7 +210,7 @@ impl UNetConfig {
             conv_in: Conv2dConfig::new(self.channels_in, finest, self.kernel_in)
                 .with_padding((self.kernel_in - 1) / 2)
                 .init(device),
-            time_embedding: TimestepEmbeddingConfig::new(finest, self.time_width)
+            time_embedding: TimestepEmbeddingConfig::new(finest, self.time_width, self.time_width)
                 .init(self.activation, device),
             down_blocks,
             mid_block,
