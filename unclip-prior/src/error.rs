@@ -1,0 +1,13 @@
+//! What can go wrong in the prior.
+
+/// A result whose error is this crate's [`enum@Error`] unless said otherwise.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What can go wrong while the prior is opened, sampled and saved.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A file, a configuration, an input or the device.
+    #[error(transparent)]
+    Core(#[from] unclip_core::Error),
+}
