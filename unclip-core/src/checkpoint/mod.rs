@@ -10,12 +10,15 @@
 //! | [`Weights`] | the tensors of one component, in one file or in shards |
 //! | [`load`] | those tensors into a Burn module, strictly |
 //!
-//! [`save`] and [`ModelIndex::save`] write the same layout back; a file appears under its name only when it is complete.
+//! [`save`] and [`ModelIndex::save`] write the same layout back; a file appears under its name only when it is
+//! complete. With the feature `hub`, `hub::fetch` brings such a directory from a model hub.
 
 mod atomic;
 mod config;
 mod convert;
 mod header;
+#[cfg(feature = "hub")]
+pub mod hub;
 mod inspect;
 mod layout;
 mod load;

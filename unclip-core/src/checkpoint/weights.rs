@@ -267,7 +267,7 @@ impl Source {
 }
 
 /// The names under which weights may be stored, the likeliest first.
-fn candidates(stem: &str, variant: Option<&str>) -> Vec<String> {
+pub(super) fn candidates(stem: &str, variant: Option<&str>) -> Vec<String> {
     match variant {
         None => {
             vec![format!("{stem}.safetensors"), format!("{stem}.safetensors.index.json")]
