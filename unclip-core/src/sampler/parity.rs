@@ -1,16 +1,14 @@
 //! Replays the recorded runs of diffusers' DDPM, DDIM and DPM-Solver++ schedulers (`record_samplers.py`).
 
-use std::ops::ControlFlow;
+use std::{ops::ControlFlow, path::Path};
 
 use burn::tensor::Tensor;
 use ndarray::{Array, IxDyn};
-use serde_json::Value;
 use unclip_testkit::{Recorded, compare, device, fixtures_root};
 
-use super::{SamplerConfig, SamplerKind, Spacing, Variance, denoise, step_bound};
+use super::{SamplerConfig, SamplerKind, Spacing, denoise, step_bound};
 use crate::{
     Stage,
-    diffusion::{BetaSchedule, Prediction},
     noise::RecordedNoise,
     progress::{Observed, Observer, StepEvent},
 };
@@ -19,36 +17,15 @@ fn recorded() -> Recorded {
     Recorded::open(fixtures_root().join("samplers.safetensors"))
 }
 
-/// What a recorded scheduler says of itself.
-fn config(body: &Value, eta: f64, clipped: bool) -> SamplerConfig {
-    let float = |key: &str| body[key].as_f64().expect("a number");
-    let (start, end) = (float("beta_start"), float("beta_end"));
-    let named = |value: &Value| value.as_str().expect("a name").to_owned();
-    SamplerConfig {
-        kind: match named(&body["_class_name"]).as_str() {
-            "DDPMScheduler" => SamplerKind::Ddpm,
-            "DDIMScheduler" => SamplerKind::Ddim { eta },
-            _ => SamplerKind::DpmSolverPp2M,
-        },
-        prediction: serde_json::from_value::<Prediction>(body["prediction_type"].clone())
-            .expect("a prediction"),
-        variance: serde_json::from_value::<Variance>(body["variance_type"].clone())
-            .unwrap_or(Variance::FixedSmall),
-        clip_sample: (clipped || body["clip_sample"] == true)
-            .then(|| body["clip_sample_range"].as_f64().unwrap_or(1.0)),
-        train_timesteps: usize::try_from(body["num_train_timesteps"].as_u64().expect("a count"))
-            .expect("small"),
-        beta_schedule: match named(&body["beta_schedule"]).as_str() {
-            "linear" => BetaSchedule::Linear { start, end },
-            "scaled_linear" => BetaSchedule::ScaledLinear { start, end },
-            _ => BetaSchedule::SquaredCosine,
-        },
-        spacing: serde_json::from_value::<Option<Spacing>>(body["timestep_spacing"].clone())
-            .expect("a spacing"),
-        steps_offset: usize::try_from(body["steps_offset"].as_u64().expect("an offset"))
-            .expect("small"),
-        set_alpha_to_one: body["set_alpha_to_one"].as_bool().unwrap_or(true),
+/// What a recorded scheduler says of itself, and the two things that it has no word for.
+fn config(text: &str, eta: f64, clipped: bool) -> SamplerConfig {
+    let mut config = SamplerConfig::from_text(Path::new("samplers"), text.as_bytes().to_vec())
+        .expect("a scheduler's configuration");
+    if let SamplerKind::Ddim { eta: found } = &mut config.kind {
+        *found = eta;
     }
+    config.clip_sample = if clipped { Some(1.0) } else { config.clip_sample };
+    config
 }
 
 /// Keeps every predicted clean sample.
@@ -88,12 +65,10 @@ fn recorded_runs_of_every_sampler_are_reproduced() {
     ] {
         let text =
             |key: &str| recorded.metadata(key).unwrap_or_else(|| panic!("{key} is recorded"));
-        // Python writes infinities that JSON does not have.
-        let body = text(name).replace("-Infinity", "null");
-        let body = serde_json::from_str(&body).expect("a scheduler's configuration");
         let eta = text(&format!("{name}.eta")).parse().expect("a number");
         let steps = text(&format!("{name}.steps")).parse().expect("a count");
-        let sampler = config(&body, eta, name.contains("clipped")).sampler(steps).expect("valid");
+        let sampler =
+            config(text(name), eta, name.contains("clipped")).sampler(steps).expect("valid");
 
         let tensor = |part: &str| {
             let part = format!("{name}.{part}");
