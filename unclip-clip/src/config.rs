@@ -140,6 +140,18 @@ impl TextConfig {
         }
     }
 
+    /// Reads the `config.json` in `dir`.
+    ///
+    /// # Errors
+    ///
+    /// [`unclip_core::Error`]: `Io` and `Json` for the file, and as [`read`](Self::read).
+    pub fn open(dir: impl AsRef<std::path::Path>) -> Result<Self> {
+        let mut config = ConfigReader::open(dir.as_ref().join("config.json"))?;
+        let read = Self::read(&mut config)?;
+        config.finish();
+        Ok(read)
+    }
+
     /// Reads a configuration of transformers' `CLIPTextModelWithProjection`. Absent keys have that class's defaults.
     ///
     /// # Errors
@@ -283,6 +295,18 @@ impl VisionConfig {
 
     fn with_patches(self, patch_size: usize, image_size: usize) -> Self {
         Self { patch_size, image_size, ..self }
+    }
+
+    /// Reads the `config.json` in `dir`.
+    ///
+    /// # Errors
+    ///
+    /// [`unclip_core::Error`]: `Io` and `Json` for the file, and as [`read`](Self::read).
+    pub fn open(dir: impl AsRef<std::path::Path>) -> Result<Self> {
+        let mut config = ConfigReader::open(dir.as_ref().join("config.json"))?;
+        let read = Self::read(&mut config)?;
+        config.finish();
+        Ok(read)
     }
 
     /// Reads a configuration of transformers' `CLIPVisionModelWithProjection`. Absent keys have that class's defaults.
