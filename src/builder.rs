@@ -1,0 +1,284 @@
+//! Opening a pipeline.
+
+use std::{path::PathBuf, sync::Arc};
+
+use burn::tensor::Device;
+use unclip_core::checkpoint::{ModelDir, WeightPrecision};
+use unclip_safety::{NoFilter, SafetyFilter, Watermark};
+
+use crate::{
+    Offload, Pipeline,
+    error::{Error, Result, invalid},
+    parts::{
+        DecoderPart, ImagePart, PriorPart, Reading, Spec, Specs, TextPart, UpsamplerPart,
+        UpsamplerSpec,
+    },
+    pipeline::Inner,
+    resident::{Part, Resident},
+};
+
+/// Collects what a [`Pipeline`] is made of; [`build`](Self::build) checks that it fits together.
+///
+/// The model comes from one source: a [directory](Self::model_dir), a repository of the hub, or the parts themselves.
+/// Parts that are given as well take the place of the source's.
+#[derive(Debug, Default)]
+#[must_use]
+pub struct PipelineBuilder {
+    model_dir: Option<PathBuf>,
+    #[cfg(feature = "hub")]
+    repository: Option<unclip_core::checkpoint::hub::Repository>,
+    image_encoder_from: Option<PathBuf>,
+    variant: Option<String>,
+    device: Option<Device>,
+    precision: WeightPrecision,
+    offload: Offload,
+    batch_limit: Option<usize>,
+    text: Option<TextPart>,
+    image: Option<ImagePart>,
+    prior: Option<PriorPart>,
+    decoder: Option<DecoderPart>,
+    upsampler: Option<UpsamplerPart>,
+    upsampler_large: Option<UpsamplerPart>,
+    filter: Option<Arc<dyn SafetyFilter>>,
+    watermarks: Vec<Arc<dyn Watermark>>,
+}
+
+impl PipelineBuilder {
+    /// Reads the model from a directory in the layout that diffusers writes, text-to-image or image-variation.
+    pub fn model_dir(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.model_dir = Some(dir.into());
+        self
+    }
+
+    /// Reads the model from a repository of the hub, downloading what the shared cache lacks.
+    #[cfg(feature = "hub")]
+    pub fn repository(
+        mut self,
+        repository: impl Into<unclip_core::checkpoint::hub::Repository>,
+    ) -> Self {
+        self.repository = Some(repository.into());
+        self
+    }
+
+    /// Takes the image encoder from another model directory: the published models keep it in the directory for
+    /// variations, apart from the one for captions.
+    pub fn image_encoder_from(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.image_encoder_from = Some(dir.into());
+        self
+    }
+
+    /// Reads files of this variant, such as `fp16`; by default the ones without a variant.
+    pub fn variant(mut self, variant: impl Into<String>) -> Self {
+        self.variant = Some(variant.into());
+        self
+    }
+
+    /// Sets the device by name; see [`device`](crate::device). By default `auto`.
+    ///
+    /// # Errors
+    ///
+    /// When the name is unknown, its backend not built in, or the device not there.
+    pub fn device(mut self, name: &str) -> Result<Self> {
+        self.device = Some(unclip_core::device::device(name)?);
+        Ok(self)
+    }
+
+    /// Sets a device that the caller already has.
+    pub fn on_device(mut self, device: Device) -> Self {
+        self.device = Some(device);
+        self
+    }
+
+    /// Sets the type that weights are held in; as the files hold them by default. Sums are 32-bit either way.
+    pub fn precision(mut self, precision: WeightPrecision) -> Self {
+        self.precision = precision;
+        self
+    }
+
+    /// Sets which parts stay in memory; [all](Offload::KeepAll) by default.
+    pub fn offload(mut self, offload: Offload) -> Self {
+        self.offload = offload;
+        self
+    }
+
+    /// Sets how many pictures pass through a network at once; 1 by default. More take more memory and, on a
+    /// graphics card, less time; the pixels stay the same.
+    pub fn batch_limit(mut self, pictures: usize) -> Self {
+        self.batch_limit = Some(pictures);
+        self
+    }
+
+    /// Gives the text encoder.
+    pub fn text(mut self, part: TextPart) -> Self {
+        self.text = Some(part);
+        self
+    }
+
+    /// Gives the image encoder.
+    pub fn image(mut self, part: ImagePart) -> Self {
+        self.image = Some(part);
+        self
+    }
+
+    /// Gives the prior.
+    pub fn prior(mut self, part: PriorPart) -> Self {
+        self.prior = Some(part);
+        self
+    }
+
+    /// Gives the decoder.
+    pub fn decoder(mut self, part: DecoderPart) -> Self {
+        self.decoder = Some(part);
+        self
+    }
+
+    /// Gives the first upsampler.
+    pub fn upsampler(mut self, part: UpsamplerPart) -> Self {
+        self.upsampler = Some(part);
+        self
+    }
+
+    /// Gives the second upsampler.
+    pub fn upsampler_large(mut self, part: UpsamplerPart) -> Self {
+        self.upsampler_large = Some(part);
+        self
+    }
+
+    /// Sets the filter that judges captions, given pictures and finished pictures; none by default.
+    pub fn safety(mut self, filter: impl SafetyFilter + 'static) -> Self {
+        self.filter = Some(Arc::new(filter));
+        self
+    }
+
+    /// Adds a mark on every finished picture; marks are applied in the order in which they were added.
+    pub fn watermark(mut self, watermark: impl Watermark + 'static) -> Self {
+        self.watermarks.push(Arc::new(watermark));
+        self
+    }
+
+    /// Reads the configurations, checks that the parts fit, and reads the weights that the policy keeps.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Source`] when there is no model or more than one, [`Error::StageMismatch`] when parts do not fit,
+    /// [`Error::Unavailable`] when a given part lacks its neighbours, and whatever reading the files says.
+    pub fn build(mut self) -> Result<Pipeline> {
+        if self.batch_limit == Some(0) {
+            return Err(invalid("batch_limit", 0, "at least 1"));
+        }
+        let device = match self.device.take() {
+            Some(device) => device,
+            None => unclip_core::device::device("auto")?,
+        };
+        let mut resident = Resident::new(self.offload);
+        let specs = match self.source()? {
+            Some(dir) => {
+                let model = ModelDir::open(dir)?;
+                let images = self.image_encoder_from.as_ref().map(ModelDir::open).transpose()?;
+                let mut specs = Specs::read(&model, images.as_ref())?;
+                self.replace(&mut specs, &mut resident);
+                specs
+            }
+            None => self.given(&mut resident)?,
+        };
+        specs.check()?;
+        let reading = Reading { variant: self.variant, precision: self.precision, device };
+        let pipeline = Pipeline {
+            inner: Arc::new(Inner {
+                specs,
+                reading,
+                resident,
+                batch_limit: self.batch_limit.unwrap_or(1),
+                filter: self.filter.unwrap_or_else(|| Arc::new(NoFilter)),
+                watermarks: self.watermarks,
+            }),
+        };
+        pipeline.prepare(self.offload)?;
+        Ok(pipeline)
+    }
+
+    /// The directory to read from, when there is one.
+    fn source(&self) -> Result<Option<PathBuf>> {
+        #[cfg(feature = "hub")]
+        if let Some(repository) = &self.repository {
+            if self.model_dir.is_some() {
+                return Err(Error::Source {
+                    reason: "both a directory and a repository were given".into(),
+                });
+            }
+            let mut repository = repository.clone();
+            if repository.variant.is_none() {
+                repository.variant.clone_from(&self.variant);
+            }
+            return Ok(Some(unclip_core::checkpoint::hub::fetch(&repository)?));
+        }
+        Ok(self.model_dir.clone())
+    }
+
+    /// Puts the parts that were given in the place of the directory's.
+    fn replace(&mut self, specs: &mut Specs, resident: &mut Resident) {
+        if let Some(part) = self.text.take() {
+            specs.text = given(part.encoder.config().clone());
+            specs.tokenizer = part.tokenizer;
+            resident.pin(Part::TextEncoder, part.encoder);
+        }
+        if let Some(part) = self.image.take() {
+            specs.image = Some((given(part.encoder.config().clone()), part.preprocessor));
+            resident.pin(Part::ImageEncoder, part.encoder);
+        }
+        if let Some(part) = self.prior.take() {
+            specs.prior = Some((given(part.prior.config().clone()), part.sampler));
+            resident.pin(Part::Prior, part.prior);
+        }
+        if let Some(part) = self.decoder.take() {
+            specs.projection = given(part.decoder.projection().config().clone());
+            specs.decoder = given(part.decoder.config().clone());
+            specs.decoder_sampler = part.sampler;
+            resident.pin(Part::Decoder, part.decoder);
+        }
+        if let Some(part) = self.upsampler.take() {
+            specs.upsampler =
+                Some(pin_upsampler(part, [Part::UpsampleFirst, Part::UpsampleLast], resident));
+        }
+        if let Some(part) = self.upsampler_large.take() {
+            specs.upsampler_large =
+                Some(pin_upsampler(part, [Part::UpsampleLarge, Part::UpsampleLarge], resident));
+        }
+    }
+
+    /// A model of given parts alone: at least captions and a decoder.
+    fn given(&mut self, resident: &mut Resident) -> Result<Specs> {
+        let lacking = |part: &str| Error::Source {
+            reason: format!("neither a directory, nor a repository, nor a {part} was given"),
+        };
+        let text = self.text.as_ref().ok_or_else(|| lacking("text encoder"))?;
+        let decoder = self.decoder.as_ref().ok_or_else(|| lacking("decoder"))?;
+        let mut specs = Specs {
+            tokenizer: text.tokenizer.clone(),
+            text: given(text.encoder.config().clone()),
+            image: None,
+            prior: None,
+            projection: given(decoder.decoder.projection().config().clone()),
+            decoder: given(decoder.decoder.config().clone()),
+            decoder_sampler: decoder.sampler.clone(),
+            upsampler: None,
+            upsampler_large: None,
+        };
+        self.replace(&mut specs, resident);
+        Ok(specs)
+    }
+}
+
+fn given<C>(config: C) -> Spec<C> {
+    Spec { config, dir: None }
+}
+
+fn pin_upsampler(part: UpsamplerPart, places: [Part; 2], resident: &mut Resident) -> UpsamplerSpec {
+    let UpsamplerPart { upsampler, sampler } = part;
+    resident.pin(places[0], upsampler.first().clone());
+    let last = upsampler.last().map(|last| {
+        resident.pin(places[1], last.clone());
+        given(upsampler.config().clone())
+    });
+    UpsamplerSpec { first: given(upsampler.config().clone()), last, sampler }
+}

@@ -1,0 +1,67 @@
+//! From the last stage's tensor to pictures that may leave: exact size, judged, marked.
+
+use burn::tensor::Tensor;
+use image::RgbImage;
+use unclip_core::{
+    Stage,
+    resize::{Filter, resize_rgb8},
+};
+use unclip_safety::{Action, Verdict};
+
+use super::{run::Run, size::SizePlan};
+use crate::{
+    Warning,
+    error::{Error, Result},
+};
+
+impl Run<'_> {
+    /// Pictures of exactly the planned size.
+    pub(super) fn to_pictures(
+        &mut self,
+        painted: Vec<Tensor<4>>,
+        plan: SizePlan,
+    ) -> Result<Vec<RgbImage>> {
+        let timer = self.start(Stage::Finish, std::time::Duration::ZERO);
+        let mut pictures = Vec::new();
+        for batch in painted {
+            pictures.extend(unclip_core::image::to_images(batch)?);
+        }
+        if plan.native != plan.size {
+            for picture in &mut pictures {
+                *picture = resize_rgb8(picture, plan.size, plan.size, Filter::Lanczos3)?;
+            }
+            let warning = Warning::Resampled { from: plan.native, to: plan.size };
+            tracing::warn!("{warning}");
+            self.warnings.push(warning);
+        }
+        self.stop(timer, 0)?;
+        Ok(pictures)
+    }
+
+    /// Asks the filter about a finished picture, does as it says, and puts the marks on.
+    pub(super) fn release(
+        &self,
+        mut picture: RgbImage,
+        caption: Option<&str>,
+        before: Verdict,
+    ) -> Result<(RgbImage, Verdict)> {
+        let output = self.inner.filter.check_output(&picture, caption);
+        match output.action {
+            Action::Allow | Action::Flag => {}
+            Action::Blur => {
+                // An eighth of the side leaves colours and nothing to recognise.
+                let sigma = picture.width().max(picture.height()) as f32 / 8.0;
+                picture = image::imageops::fast_blur(&picture, sigma);
+            }
+            Action::Withhold => {
+                picture =
+                    RgbImage::from_pixel(picture.width(), picture.height(), image::Rgb([128; 3]));
+            }
+            Action::Refuse => return Err(Error::Refused(Box::new(before.and(output)))),
+        }
+        for watermark in &self.inner.watermarks {
+            watermark.mark(&mut picture)?;
+        }
+        Ok((picture, before.and(output)))
+    }
+}

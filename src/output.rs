@@ -1,0 +1,197 @@
+//! What a caller gets.
+
+use std::{fmt, io::Cursor, path::Path, time::Duration};
+
+use image::RgbImage;
+use serde::{Deserialize, Serialize};
+use unclip_core::{Stage, checkpoint};
+use unclip_safety::Verdict;
+
+use crate::{
+    error::Result,
+    metadata::{PictureMetadata, write_png},
+};
+
+/// The pictures of one request, and how they came about.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Generation {
+    /// The pictures: those of the first caption (or the first given picture) first.
+    pub images: Vec<GeneratedImage>,
+    /// What the caller should know, such as a caption that was cut.
+    pub warnings: Vec<Warning>,
+    /// Where the time went.
+    pub timings: Timings,
+}
+
+/// One picture.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GeneratedImage {
+    /// The picture; as base64 of a PNG in JSON.
+    #[serde(with = "png_base64")]
+    pub picture: RgbImage,
+    /// The seed that makes this picture alone.
+    pub seed: u64,
+    /// Which caption, or which given picture, it belongs to.
+    pub source: usize,
+    /// The CLIP image embedding that it was painted from, not normalised.
+    pub image_embedding: Vec<f32>,
+    /// Its CLIP similarity to the caption, −1 to 1, where ranking was asked for.
+    pub clip_similarity: Option<f32>,
+    /// What the safety filter said of it.
+    pub verdict: Verdict,
+    /// What makes it again, as a saved PNG holds it.
+    pub metadata: PictureMetadata,
+}
+
+impl GeneratedImage {
+    /// Saves the picture as a PNG that holds its [`metadata`](Self::metadata), under a temporary name first.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be written or the picture not encoded; no partial file is left behind.
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        let path = path.as_ref();
+        Ok(checkpoint::write_atomic(path, &self.to_png(path)?)?)
+    }
+
+    /// The PNG that [`save`](Self::save) writes.
+    ///
+    /// # Errors
+    ///
+    /// When the picture cannot be encoded; `origin` names it in the error.
+    pub fn to_png(&self, origin: impl AsRef<Path>) -> Result<Vec<u8>> {
+        write_png(&self.picture, &self.metadata, origin.as_ref())
+    }
+}
+
+/// What the caller should know about a result.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Warning {
+    /// A caption was longer than the text encoder reads, and its end was cut off.
+    CaptionTruncated {
+        /// Which caption; `None` is the negative one.
+        caption: Option<usize>,
+        /// Tokens read.
+        kept: usize,
+        /// Tokens cut off.
+        dropped: usize,
+    },
+    /// No stage gives the size asked for: the pictures were resampled with a Lanczos filter, which adds no detail.
+    Resampled {
+        /// The size of the last stage that ran.
+        from: u32,
+        /// The size asked for.
+        to: u32,
+    },
+    /// The caption holds nothing: the picture shows whatever the model likes.
+    EmptyCaption {
+        /// Which caption.
+        caption: usize,
+    },
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::CaptionTruncated { caption: Some(caption), kept, dropped } => {
+                write!(f, "caption {caption} was cut to {kept} tokens, {dropped} were dropped")
+            }
+            Self::CaptionTruncated { caption: None, kept, dropped } => {
+                write!(f, "the negative caption was cut to {kept} tokens, {dropped} were dropped")
+            }
+            Self::Resampled { from, to } => {
+                write!(
+                    f,
+                    "no stage of this model gives {to} pixels: resampled from {from} with a Lanczos filter"
+                )
+            }
+            Self::EmptyCaption { caption } => write!(f, "caption {caption} is empty"),
+        }
+    }
+}
+
+/// Where the time of a request went.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Timings {
+    /// Each stage that ran, in order; loading its weights included where they were not resident.
+    pub stages: Vec<StageTiming>,
+    /// The whole request.
+    pub total: Duration,
+}
+
+/// The time of one stage.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StageTiming {
+    /// The stage.
+    pub stage: Stage,
+    /// Reading weights.
+    pub loading: Duration,
+    /// Computing.
+    pub computing: Duration,
+    /// Denoising steps over all pictures.
+    pub steps: usize,
+}
+
+impl Timings {
+    /// Seconds that `stage` computed, 0 where it did not run.
+    pub fn computing(&self, stage: Stage) -> f64 {
+        self.stages
+            .iter()
+            .filter(|timing| timing.stage == stage)
+            .map(|timing| timing.computing.as_secs_f64())
+            .sum()
+    }
+}
+
+/// A picture as base64 of its PNG.
+mod png_base64 {
+    use base64::{Engine, engine::general_purpose::STANDARD};
+    use image::ImageFormat;
+    use serde::{Deserialize, Deserializer, Serializer, de, ser};
+
+    use super::{Cursor, RgbImage};
+
+    pub(super) fn serialize<S: Serializer>(
+        picture: &RgbImage,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        let mut bytes = Cursor::new(Vec::new());
+        picture.write_to(&mut bytes, ImageFormat::Png).map_err(ser::Error::custom)?;
+        serializer.serialize_str(&STANDARD.encode(bytes.into_inner()))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<RgbImage, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let bytes = STANDARD.decode(text).map_err(de::Error::custom)?;
+        unclip_core::image::decode_rgb(&bytes, "the result").map_err(de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::GenerateRequest;
+
+    #[test]
+    fn a_result_survives_json() {
+        let generation = Generation {
+            images: vec![GeneratedImage {
+                picture: RgbImage::from_fn(3, 2, |x, y| image::Rgb([x as u8, y as u8, 7])),
+                seed: 9,
+                source: 0,
+                image_embedding: vec![0.5, -0.25],
+                clip_similarity: Some(0.25),
+                verdict: Verdict::allow(),
+                metadata: PictureMetadata::generated(&GenerateRequest::new("a cat").seed(9), 0, 9),
+            }],
+            warnings: vec![Warning::Resampled { from: 256, to: 512 }],
+            timings: Timings::default(),
+        };
+        let json = serde_json::to_string(&generation).expect("plain data");
+        assert_eq!(serde_json::from_str::<Generation>(&json).expect("our own JSON"), generation);
+    }
+}
