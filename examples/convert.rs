@@ -1,0 +1,70 @@
+//! Writes a model directory again: with weights of another type, cut into shards, or as files of a variant.
+//!
+//! What comes out opens in diffusers as well (`tests/interop` checks that).
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::{Parser, ValueEnum};
+use unclip::{Offload, Pipeline, WeightPrecision, core::checkpoint::SaveOptions};
+
+/// Writes a model directory again, in another form.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// The model directory to read.
+    input: PathBuf,
+    /// The folder to write; it must not exist yet, or be empty.
+    output: PathBuf,
+    /// The type of the weights; as they are by default.
+    #[arg(long, value_enum)]
+    weights: Option<Weights>,
+    /// Read files of this variant, such as fp16.
+    #[arg(long)]
+    from_variant: Option<String>,
+    /// Write files of this variant.
+    #[arg(long)]
+    to_variant: Option<String>,
+    /// Cut weights into files of at most this many megabytes.
+    #[arg(long, value_name = "MB")]
+    shard: Option<u64>,
+    /// Take the image encoder from this model directory, so that one folder does captions and variations.
+    #[arg(long)]
+    image_encoder: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Weights {
+    F32,
+    F16,
+    Bf16,
+}
+
+fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    let mut builder =
+        Pipeline::builder().model_dir(&arguments.input).device("cpu")?.offload(Offload::OneStage);
+    if let Some(variant) = &arguments.from_variant {
+        builder = builder.variant(variant);
+    }
+    if let Some(dir) = &arguments.image_encoder {
+        builder = builder.image_encoder_from(dir);
+    }
+    let pipeline =
+        builder.build().with_context(|| format!("opening {}", arguments.input.display()))?;
+    let options = SaveOptions {
+        precision: match arguments.weights {
+            None => WeightPrecision::Stored,
+            Some(Weights::F32) => WeightPrecision::F32,
+            Some(Weights::F16) => WeightPrecision::F16,
+            Some(Weights::Bf16) => WeightPrecision::Bf16,
+        },
+        variant: arguments.to_variant.as_deref(),
+        max_shard_bytes: arguments.shard.map(|megabytes| megabytes.saturating_mul(1_000_000)),
+        ..SaveOptions::default()
+    };
+    pipeline
+        .save(&arguments.output, &options)
+        .with_context(|| format!("writing {}", arguments.output.display()))?;
+    println!("{}", arguments.output.display());
+    Ok(())
+}

@@ -1,0 +1,133 @@
+//! Paints pictures of captions.
+//!
+//! Without `--model` it takes the tiny model of the tests, whose weights are random: the picture is coloured noise, but
+//! every stage runs, in seconds and with nothing to download. With a directory in the layout that diffusers reads, such
+//! as a download of `kakaobrain/karlo-v1-alpha`, it paints what the caption says.
+
+use std::{ops::ControlFlow, path::PathBuf};
+
+use anyhow::Context;
+use clap::Parser;
+use indicatif::{ProgressBar, ProgressStyle};
+use unclip::{GenerateRequest, NoiseStream, Offload, PictureMetadata, Pipeline, Replay};
+
+/// Paints pictures of captions.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// What the pictures show.
+    #[arg(required_unless_present = "replay")]
+    captions: Vec<String>,
+    /// A model directory in the layout that diffusers reads; by default the tiny random model of the tests.
+    #[arg(long)]
+    model: Option<PathBuf>,
+    /// Where the pictures go: one name, numbered when there are several.
+    #[arg(long, short, default_value = "picture.png")]
+    output: PathBuf,
+    /// What the pictures should not show.
+    #[arg(long)]
+    negative: Option<String>,
+    /// Pictures for each caption.
+    #[arg(long, short = 'n', default_value_t = 1)]
+    images: usize,
+    /// The same seed gives the same pictures.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Draw noise as PyTorch does, for the pictures that diffusers gives for the seed.
+    #[arg(long)]
+    torch_noise: bool,
+    /// Width and height; by default the largest that the model's own stages give.
+    #[arg(long)]
+    size: Option<u32>,
+    /// Denoising steps of the prior, the decoder and the upsampler.
+    #[arg(long, num_args = 3, default_values_t = [25, 25, 7])]
+    steps: Vec<usize>,
+    /// Guidance of the prior and the decoder.
+    #[arg(long, num_args = 2, default_values_t = [4.0, 8.0])]
+    guidance: Vec<f64>,
+    /// Embeddings that the prior draws for each picture; the one nearest to the caption is painted.
+    #[arg(long, default_value_t = 1)]
+    candidates: usize,
+    /// Paint again what a picture of this library holds; captions and settings come from the picture.
+    #[arg(long, conflicts_with = "captions")]
+    replay: Option<PathBuf>,
+    /// The device: auto, cpu, cuda:0, wgpu, …
+    #[arg(long, default_value = "auto")]
+    device: String,
+    /// Files of this variant, such as fp16.
+    #[arg(long)]
+    variant: Option<String>,
+    /// Keep one stage in memory at a time.
+    #[arg(long)]
+    one_stage: bool,
+}
+
+fn main() -> anyhow::Result<()> {
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+        .init();
+    let arguments = Arguments::parse();
+    let tiny = || [env!("CARGO_MANIFEST_DIR"), "tests/fixtures/seed0/model"].iter().collect();
+    let model = arguments.model.clone().unwrap_or_else(tiny);
+    let mut builder = Pipeline::builder().model_dir(&model).device(&arguments.device)?;
+    if let Some(variant) = &arguments.variant {
+        builder = builder.variant(variant);
+    }
+    if arguments.one_stage {
+        builder = builder.offload(Offload::OneStage);
+    }
+    let pipeline = builder.build().with_context(|| format!("opening {}", model.display()))?;
+
+    let request = match &arguments.replay {
+        Some(picture) => match PictureMetadata::read(picture)?.request {
+            Replay::Generate(request) => request,
+            _ => anyhow::bail!("{} was not painted from a caption", picture.display()),
+        },
+        None => request(&arguments),
+    };
+    let bar = ProgressBar::new(0)
+        .with_style(ProgressStyle::with_template("{msg:10} {wide_bar} {pos}/{len} {eta}")?);
+    let result = pipeline.generate_with(request, |progress| {
+        bar.set_message(progress.stage.to_string());
+        bar.set_length(progress.total as u64);
+        bar.set_position(progress.step as u64);
+        ControlFlow::Continue(())
+    })?;
+    bar.finish_and_clear();
+
+    for warning in &result.warnings {
+        eprintln!("note: {warning}");
+    }
+    for (k, image) in result.images.iter().enumerate() {
+        let path = if result.images.len() == 1 {
+            arguments.output.clone()
+        } else {
+            numbered(&arguments.output, k)
+        };
+        image.save(&path)?;
+        println!("{} ({} pixels, seed {})", path.display(), image.picture.width(), image.seed);
+    }
+    println!("{:.1} s", result.timings.total.as_secs_f64());
+    Ok(())
+}
+
+fn request(arguments: &Arguments) -> GenerateRequest {
+    let mut request = GenerateRequest::of_captions(&arguments.captions)
+        .images(arguments.images)
+        .prior_candidates(arguments.candidates)
+        .prior_steps(arguments.steps[0])
+        .decoder_steps(arguments.steps[1])
+        .upsample_steps(arguments.steps[2])
+        .prior_guidance(arguments.guidance[0])
+        .decoder_guidance(arguments.guidance[1]);
+    request.negative_caption.clone_from(&arguments.negative);
+    request.painting.seed = arguments.seed;
+    request.painting.size = arguments.size;
+    request.painting.noise =
+        if arguments.torch_noise { NoiseStream::Torch } else { NoiseStream::Counter };
+    request
+}
+
+fn numbered(path: &std::path::Path, k: usize) -> PathBuf {
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!("{stem}-{k}.png"))
+}

@@ -1,0 +1,118 @@
+//! Measures one request: seconds a stage and a step, and the peak of memory, as one line of JSON.
+//!
+//! With `random_model` full-size models can be measured without a download:
+//!
+//! ```text
+//! cargo run --release --example random_model -- karlo /tmp/karlo
+//! cargo run --release --example profile -- --model /tmp/karlo --one-stage
+//! ```
+
+use std::{path::PathBuf, time::Instant};
+
+use anyhow::Context;
+use clap::{Parser, ValueEnum};
+use serde_json::json;
+use unclip::{GenerateRequest, Offload, Pipeline, Stage, WeightPrecision};
+
+/// Measures one request.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// A model directory in the layout that diffusers reads.
+    #[arg(long)]
+    model: PathBuf,
+    /// The device: auto, cpu, cuda:0, wgpu, …
+    #[arg(long, default_value = "auto")]
+    device: String,
+    /// Files of this variant, such as fp16.
+    #[arg(long)]
+    variant: Option<String>,
+    /// The type that weights are held in; as the files hold them by default.
+    #[arg(long, value_enum)]
+    weights: Option<Weights>,
+    /// Keep one stage in memory at a time.
+    #[arg(long)]
+    one_stage: bool,
+    /// Denoising steps of the prior, the decoder and the upsampler.
+    #[arg(long, num_args = 3, default_values_t = [25, 25, 7])]
+    steps: Vec<usize>,
+    /// Width and height; by default the largest that the model's own stages give.
+    #[arg(long)]
+    size: Option<u32>,
+    /// Save the picture here as well.
+    #[arg(long)]
+    output: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Weights {
+    F32,
+    F16,
+    Bf16,
+}
+
+fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    let start = Instant::now();
+    let mut builder = Pipeline::builder().model_dir(&arguments.model).device(&arguments.device)?;
+    if let Some(variant) = &arguments.variant {
+        builder = builder.variant(variant);
+    }
+    if let Some(weights) = arguments.weights {
+        builder = builder.precision(match weights {
+            Weights::F32 => WeightPrecision::F32,
+            Weights::F16 => WeightPrecision::F16,
+            Weights::Bf16 => WeightPrecision::Bf16,
+        });
+    }
+    if arguments.one_stage {
+        builder = builder.offload(Offload::OneStage);
+    }
+    let pipeline =
+        builder.build().with_context(|| format!("opening {}", arguments.model.display()))?;
+    let opened = start.elapsed().as_secs_f64();
+
+    let mut request =
+        GenerateRequest::new("a high-resolution photograph of a big red frog on a green leaf.")
+            .seed(0)
+            .prior_steps(arguments.steps[0])
+            .decoder_steps(arguments.steps[1])
+            .upsample_steps(arguments.steps[2]);
+    request.painting.size = arguments.size;
+    let result = pipeline.generate(request)?;
+    if let Some(output) = &arguments.output {
+        result.images[0].save(output)?;
+    }
+    let stages: serde_json::Map<_, _> = result
+        .timings
+        .stages
+        .iter()
+        .filter(|timing| timing.stage != Stage::Finish)
+        .map(|timing| {
+            let seconds = timing.computing.as_secs_f64();
+            let mut entry =
+                json!({ "seconds": seconds, "loading_seconds": timing.loading.as_secs_f64() });
+            if timing.steps > 0 {
+                entry["steps"] = json!(timing.steps);
+                entry["seconds_per_step"] = json!(seconds / timing.steps as f64);
+            }
+            (timing.stage.to_string(), entry)
+        })
+        .collect();
+    let report = json!({
+        "opening_seconds": opened,
+        "stages": stages,
+        "total_seconds": result.timings.total.as_secs_f64(),
+        "pixels": result.images[0].picture.width(),
+        "peak_gib": peak_memory(),
+    });
+    println!("{report}");
+    Ok(())
+}
+
+/// The process's peak of resident memory in GiB, where the system tells (Linux).
+fn peak_memory() -> Option<f64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
+    let kibibytes: f64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kibibytes / f64::from(1 << 20))
+}
