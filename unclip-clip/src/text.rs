@@ -12,8 +12,8 @@ use burn::{
 };
 use unclip_core::{
     checkpoint::{
-        ConfigReader, LoadOptions, SaveOptions, TRANSFORMERS_STEM, WeightPrecision, Weights, load,
-        save, write_json_atomic,
+        LoadOptions, SaveOptions, TRANSFORMERS_STEM, WeightPrecision, Weights, load, save,
+        write_json_atomic,
     },
     nn::{Embedding, EmbeddingConfig, LayerNorm, Linear, LinearConfig},
 };
@@ -99,9 +99,7 @@ impl TextEncoder {
         device: &Device,
     ) -> Result<Self> {
         let dir = dir.as_ref();
-        let mut reader = ConfigReader::open(dir.join("config.json"))?;
-        let config = TextConfig::read(&mut reader)?;
-        reader.finish();
+        let config = TextConfig::open(dir)?;
         let weights = Weights::open(dir, TRANSFORMERS_STEM, variant)?;
         Self::load(&config, &weights, precision, &[], device)
     }

@@ -12,8 +12,8 @@ use burn::{
 };
 use unclip_core::{
     checkpoint::{
-        ConfigReader, LoadOptions, SaveOptions, TRANSFORMERS_STEM, WeightPrecision, Weights, load,
-        save, write_json_atomic,
+        LoadOptions, SaveOptions, TRANSFORMERS_STEM, WeightPrecision, Weights, load, save,
+        write_json_atomic,
     },
     nn::{Conv2d, Conv2dConfig, Embedding, EmbeddingConfig, LayerNorm, Linear, LinearConfig},
 };
@@ -107,9 +107,7 @@ impl VisionEncoder {
         device: &Device,
     ) -> Result<Self> {
         let dir = dir.as_ref();
-        let mut reader = ConfigReader::open(dir.join("config.json"))?;
-        let config = VisionConfig::read(&mut reader)?;
-        reader.finish();
+        let config = VisionConfig::open(dir)?;
         let weights = Weights::open(dir, TRANSFORMERS_STEM, variant)?;
         Self::load(&config, &weights, precision, &[], device)
     }

@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use proptest::prelude::*;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use unclip_testkit::{fixture_sets, fixtures_root};
@@ -216,4 +217,36 @@ fn the_shortest_length_holds_the_two_markers() {
     let short = tokenizer.with_max_length(2).expect("room for two markers");
     let encoding = short.encode("a cat").expect("a caption");
     assert_eq!((encoding.ids, encoding.dropped), (vec![49406, 49407], 2));
+}
+
+/// What holds for every encoding, whatever the caption.
+fn assert_framed(tokenizer: &Tokenizer, encoding: &Encoding) {
+    let length = tokenizer.max_length();
+    let Encoding { ids, mask, tokens, dropped } = encoding;
+    assert_eq!((ids.len(), mask.len()), (length, length));
+    let kept = tokens - dropped;
+    assert!(mask.iter().enumerate().all(|(i, &shown)| shown == (i < kept)), "{encoding:?}");
+    assert_eq!((ids[0], ids[kept - 1]), (tokenizer.bos_id(), tokenizer.eos_id()));
+    assert!(ids[kept..].iter().all(|&id| id == tokenizer.pad_id()), "{encoding:?}");
+    let size = u32::try_from(tokenizer.vocabulary_size()).expect("a small vocabulary");
+    assert!(ids.iter().all(|&id| id < size), "{encoding:?}");
+}
+
+proptest! {
+    #[test]
+    fn any_caption_is_framed_and_filled_up(caption in any::<String>()) {
+        let folder = fixtures_root().join("seed2/model/tokenizer");
+        let tokenizer = Tokenizer::from_dir(folder).expect("a folder");
+        assert_framed(&tokenizer, &tokenizer.encode(&caption).expect("a short caption"));
+    }
+
+    #[test]
+    fn any_merge_list_is_refused_or_works(
+        lines in prop::collection::vec("[a-c!<|>/w]{1,4}( [a-c!<|>/w]{1,4})?", 0..6),
+        pad in "[a-c!]{0,3}|<\\|endoftext\\|>",
+    ) {
+        if let Ok(tokenizer) = Tokenizer::from_merges(&lines.join("\n"), &pad) {
+            assert_framed(&tokenizer, &tokenizer.encode("a cab! <|endoftext|>").expect("short"));
+        }
+    }
 }
