@@ -41,6 +41,18 @@ pub enum AddedToken {
 }
 
 /// The sizes of a [`Prior`](crate::Prior).
+///
+/// ```
+/// # use unclip_prior::PriorConfig;
+/// let config = PriorConfig::karlo_v1_alpha();
+/// assert_eq!((config.width(), config.clip_width()), (2048, 768));
+/// assert_eq!(config.to_json()["_class_name"], "PriorTransformer");
+/// let error = PriorConfig::from_bytes("config.json", br#"{"num_attention_heads": 0}"#).unwrap_err();
+/// assert_eq!(
+///     error.to_string(),
+///     "config.json: `num_attention_heads` is 0, expected an integer from 1 to 1024"
+/// );
+/// ```
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct PriorConfig {
     /// Heads of each attention.

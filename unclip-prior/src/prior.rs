@@ -65,7 +65,8 @@ impl<'a> PriorStep<'a> {
         Self { noisy, timesteps, text_embedding, text_states: None, attention_bias: None }
     }
 
-    /// Hidden states of the caption, `[batch, tokens, embedding_dim]`.
+    /// Hidden states of the caption, `[batch, tokens, embedding_dim]`, or of the transformer's width where the network
+    /// does not project them.
     #[must_use]
     pub fn text_states(mut self, text_states: Tensor<3>) -> Self {
         self.text_states = Some(text_states);

@@ -105,11 +105,15 @@ impl Prior {
             let expected = format!("[{batch}, {}]", config.embedding_dim);
             return Err(Error::invalid("initial", found, expected).into());
         }
+        let state_width = match config.encoder_hid_proj_type {
+            Some(_) => config.embedding_dim,
+            None => config.width(),
+        };
         for (field, captions) in
             [("caption", Some(&input.caption)), ("unconditional", input.unconditional.as_ref())]
         {
             let Some(captions) = captions else { continue };
-            captions.check(field, batch, config.text_width(), config.embedding_dim)?;
+            captions.check(field, batch, config.text_width(), state_width)?;
             if captions.tokens() != config.num_embeddings {
                 let found = format!("{} tokens", captions.tokens());
                 let expected = format!("{} tokens", config.num_embeddings);

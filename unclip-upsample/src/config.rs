@@ -62,6 +62,15 @@ pub enum UpBlock {
 }
 
 /// The sizes of an upsampler's network.
+///
+/// ```
+/// # use unclip_upsample::UpsamplerConfig;
+/// let mut config = UpsamplerConfig::karlo_v1_alpha();
+/// assert_eq!((config.sample_size, config.time_width()), (256, 1280));
+/// config.in_channels = 3;
+/// let error = config.validate().unwrap_err();
+/// assert_eq!(error.to_string(), "`in_channels` is 3, expected twice `out_channels` (3)");
+/// ```
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct UpsamplerConfig {
     /// Side of the large picture.

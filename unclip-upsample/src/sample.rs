@@ -68,9 +68,9 @@ pub fn sample(
     check(networks.config(), input, &initial)?;
     let [batch, _, height, width] = initial.dims();
     let enlarged = resize_bicubic(input.small.clone(), height, width)?;
-    let last = sampler.timesteps().len() - 1;
+    let steps = sampler.timesteps().len();
     let model = |noisy: &Tensor<4>, timestep: usize, index: usize| {
-        let network = networks.network(index == last)?;
+        let network = networks.network(index + 1 == steps)?;
         let timesteps = vec![timestep as f32; batch];
         let both = Tensor::cat(vec![noisy.clone(), enlarged.clone()], 1);
         Ok(network.forward(UNetInput::new(both, &timesteps)))

@@ -50,10 +50,11 @@ pub fn sinusoidal(timesteps: &[f32], form: Sinusoid, device: &Device) -> Tensor<
         )]
         let rounded =
             |f: fn(f64) -> f64| frequencies.iter().map(move |&w| f(f64::from(timestep * w)) as f32);
-        let (first, second): (fn(f64) -> f64, fn(f64) -> f64) =
-            if cosine_first { (f64::cos, f64::sin) } else { (f64::sin, f64::cos) };
-        values.extend(rounded(first));
-        values.extend(rounded(second));
+        let halves: [fn(f64) -> f64; 2] =
+            if cosine_first { [f64::cos, f64::sin] } else { [f64::sin, f64::cos] };
+        for half in halves {
+            values.extend(rounded(half));
+        }
         values.extend(std::iter::repeat_n(0.0, width % 2));
     }
     Tensor::from_data(TensorData::new(values, [timesteps.len(), width]), device)

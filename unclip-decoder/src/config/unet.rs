@@ -105,6 +105,15 @@ impl<T: Clone> PerLevel<T> {
 }
 
 /// The sizes of the decoder's network.
+///
+/// ```
+/// # use unclip_decoder::DecoderConfig;
+/// let mut config = DecoderConfig::karlo_v1_alpha();
+/// assert_eq!((config.time_width(), config.unet().reduction()), (1280, 8));
+/// config.sample_size = 60;
+/// let error = config.validate().unwrap_err();
+/// assert_eq!(error.to_string(), "`sample_size` is 60, expected a positive multiple of 8");
+/// ```
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct DecoderConfig {
     /// Side of the picture.

@@ -2,7 +2,7 @@
 
 use crate::nn::{Activation, TimeShift};
 
-/// The attention of a [`UNet`].
+/// The attention of a [`UNet`](crate::nn::UNet).
 #[derive(Debug, Clone, PartialEq)]
 pub struct AttentionConfig {
     /// Width of a context token.
@@ -19,7 +19,7 @@ pub struct AttentionConfig {
     pub mid_only_context: bool,
 }
 
-/// The sizes of a [`UNet`].
+/// The sizes of a [`UNet`](crate::nn::UNet).
 #[derive(Debug, Clone, PartialEq)]
 pub struct UNetConfig {
     /// Channels of the input.
@@ -50,7 +50,7 @@ pub struct UNetConfig {
     pub activation: Activation,
     /// Whether the cosine half of the sinusoids comes first.
     pub cosine_first: bool,
-    /// See [`Sinusoid::frequency_shift`].
+    /// See [`Sinusoid::frequency_shift`](crate::nn::Sinusoid::frequency_shift).
     pub frequency_shift: f64,
     /// Whether the input is first mapped from `[0, 1]` to `[-1, 1]`.
     pub center_input: bool,
@@ -58,11 +58,11 @@ pub struct UNetConfig {
     pub time_embedding_activation: Option<Activation>,
     /// An activation after the time embedding's second linear layer.
     pub time_post_activation: Option<Activation>,
-    /// See [`ResBlockConfig::skip_time_activation`].
+    /// See [`ResBlockConfig::skip_time_activation`](crate::nn::ResBlockConfig::skip_time_activation).
     pub skip_time_activation: bool,
-    /// See [`ResBlockConfig::output_scale`]; outside the middle.
+    /// See [`ResBlockConfig::output_scale`](crate::nn::ResBlockConfig::output_scale); outside the middle.
     pub output_scale: f64,
-    /// See [`ResBlockConfig::output_scale`]; in the middle.
+    /// See [`ResBlockConfig::output_scale`](crate::nn::ResBlockConfig::output_scale); in the middle.
     pub mid_output_scale: f64,
     /// Side of the first convolution's kernel.
     pub kernel_in: usize,
