@@ -6,8 +6,10 @@
 //! absolute error beside the error floor of the reference's own 32-bit run.
 
 mod common;
+mod image_encoder;
 mod noise;
 mod report;
 mod resize;
 mod scheduler;
+mod text_encoder;
 mod tokenizer;

@@ -129,8 +129,8 @@ impl Report {
     }
 }
 
-/// The table stands in the output of every run, failed ones included: it is written past the test harness, which
-/// would keep what a passing test prints.
+/// The table stands in the output of every run, failed ones included: it is written past the test harness, which keeps
+/// what a passing test prints.
 impl Drop for Report {
     fn drop(&mut self) {
         let width = self.rows.iter().map(|row| row.output.chars().count()).max().unwrap_or(0);
@@ -152,6 +152,12 @@ impl Drop for Report {
                 if row.relative > row.bound { "  EXCEEDED" } else { "" }
             );
         }
-        let _ = std::io::stderr().lock().write_all(table.as_bytes());
+        line(table.trim_end());
     }
+}
+
+/// Prints past the test harness.
+pub(crate) fn line(text: &str) {
+    // Whole in one write, so that tests on other threads do not cut in.
+    let _ = std::io::stderr().lock().write_all(format!("{text}\n").as_bytes());
 }
