@@ -1,8 +1,8 @@
 //! What several replays need of a recorded set.
 
 use ndarray::ArrayD;
-use unclip_core::{noise::RecordedNoise, sampler::SamplerConfig};
-use unclip_testkit::Recorded;
+use unclip_core::{nn::TextConditioning, noise::RecordedNoise, sampler::SamplerConfig};
+use unclip_testkit::{FixtureSet, Recorded, device};
 
 /// Recorded noise tensors, in order.
 pub(crate) fn recorded_noise<'a>(
@@ -16,12 +16,42 @@ pub(crate) fn recorded_noise<'a>(
     RecordedNoise::new(tensors.collect::<Vec<_>>()).expect("recorded noise is finite")
 }
 
-/// Karlo's sampler of a stage; every recorded set has it.
-pub(crate) fn sampler_config(stage: &str) -> SamplerConfig {
-    match stage {
-        "prior" => SamplerConfig::karlo_prior(),
-        "decoder" => SamplerConfig::karlo_decoder(),
-        "super_res" => SamplerConfig::karlo_super_res(),
-        other => panic!("there is no stage {other}"),
+/// The noise of a stage's steps in a recorded run, without the initial one.
+pub(crate) fn step_noise(run: &Recorded, stage: &str) -> RecordedNoise {
+    let names: Vec<String> = (0..)
+        .map(|step| format!("{stage}.noise.{step}"))
+        .take_while(|name| run.has(name))
+        .collect();
+    recorded_noise(run, names.iter().map(String::as_str))
+}
+
+/// The sampler that the recorded model names for a stage.
+pub(crate) fn sampler_config(set: &FixtureSet, stage: &str) -> SamplerConfig {
+    let folder = set.model_dir().join(format!("{stage}_scheduler"));
+    SamplerConfig::read(folder.join("scheduler_config.json")).expect("the recorded file is valid")
+}
+
+/// A recorded mask of 0 and 1.
+pub(crate) fn mask(recorded: &Recorded, name: &str) -> Vec<Vec<bool>> {
+    let columns = recorded.shape(name)[1];
+    let values: Vec<bool> = recorded.ints(name).into_iter().map(|value| value != 0).collect();
+    values.chunks_exact(columns).map(<[bool]>::to_vec).collect()
+}
+
+/// Recorded timesteps, one a row.
+pub(crate) fn timesteps(recorded: &Recorded, name: &str) -> Vec<f32> {
+    recorded.ints(name).into_iter().map(|timestep| timestep as f32).collect()
+}
+
+/// The captions of a recorded run over one picture: `cond` or `uncond`.
+pub(crate) fn captions(run: &Recorded, which: &str) -> TextConditioning {
+    let device = device();
+    // The unconditional half comes first, and so does its mask.
+    let masks = mask(run, "prior.in.attention_mask");
+    let row = if which == "uncond" { 0 } else { masks.len() - 1 };
+    TextConditioning {
+        embedding: run.tensor(&format!("text.{which}.text_embeds"), &device),
+        states: run.tensor(&format!("text.{which}.last_hidden_state"), &device),
+        mask: vec![masks[row].clone()],
     }
 }

@@ -6,10 +6,19 @@
 //! absolute error beside the error floor of the reference's own 32-bit run.
 
 mod common;
+mod decoder;
 mod image_encoder;
+mod image_processor;
+mod interop;
 mod noise;
+mod prior;
+mod replay;
 mod report;
 mod resize;
+mod runs;
 mod scheduler;
+mod seeds;
+mod super_res;
 mod text_encoder;
+mod text_proj;
 mod tokenizer;

@@ -25,7 +25,7 @@ fn tables_and_timesteps_are_the_references() {
     replay("scheduler tables", |set, report| {
         for stage in STAGES {
             let recorded = set.tensors(&format!("scheduler_{stage}"));
-            let config = sampler_config(stage);
+            let config = sampler_config(set, stage);
             let label = |what: &str| format!("{stage} {what}");
             let sampler = config.sampler(7).expect("a valid configuration");
             let tables = sampler.tables();
@@ -50,7 +50,7 @@ fn every_step_is_the_references() {
     replay("scheduler steps", |set, report| {
         for stage in STAGES {
             let recorded = set.tensors(&format!("scheduler_{stage}"));
-            let config = sampler_config(stage);
+            let config = sampler_config(set, stage);
             // The prior denoises embeddings, the other stages pictures.
             match recorded.shape("single.sample").len() {
                 2 => compare_steps::<2>(report, stage, &config, &recorded),

@@ -1,0 +1,60 @@
+//! The decoder; diffusers `UNet2DConditionModel`, and its loop in `UnCLIPPipeline.__call__`.
+
+use unclip_core::{
+    checkpoint::WeightPrecision,
+    nn::{UNetInput, mask_bias},
+    progress::Unobserved,
+};
+use unclip_decoder::{Decoder, DecoderInput};
+use unclip_testkit::{FixtureSet, device};
+
+use crate::{
+    common::{captions, mask, sampler_config, step_noise, timesteps},
+    report::{bound, replay},
+};
+
+fn open(set: &FixtureSet) -> Decoder {
+    let [projection, network] = ["text_proj", "decoder"].map(|part| set.model_dir().join(part));
+    Decoder::from_dirs(projection, network, None, WeightPrecision::F32, &device())
+        .expect("the recorded decoder loads")
+}
+
+#[test]
+fn noise_is_predicted_as_recorded() {
+    replay("decoder", |set, report| {
+        let recorded = set.tensors("decoder");
+        let timesteps = timesteps(&recorded, "in.timestep");
+        let mask = mask(&recorded, "in.attention_mask");
+        let input = UNetInput::new(recorded.tensor("in.sample", &device()), &timesteps)
+            .class_embedding(recorded.tensor("in.class_labels", &device()))
+            .context(recorded.tensor("in.encoder_hidden_states", &device()))
+            .context_bias(mask_bias(&mask, 0, &device()));
+        let sample = open(set).unet().forward(input);
+        let floor = Some(set.forward_floor("decoder", "sample"));
+        report.tensor("sample", &sample, (&recorded, "out.sample"), floor, bound::FORWARD);
+    });
+}
+
+#[test]
+fn pictures_are_sampled_as_recorded() {
+    replay("decoder, 25 steps", |set, report| {
+        let run = set.tensors("e2e_t2i_default");
+        let steps = run.shape("decoder.timesteps")[0];
+        let embedding = run.tensor("text_proj.in.image_embeddings", &device());
+        let input = DecoderInput::new(embedding, captions(&run, "cond"))
+            .unconditional(captions(&run, "uncond"));
+        let picture = open(set)
+            .sample(
+                &input,
+                &sampler_config(set, "decoder").sampler(steps).expect("a valid number of steps"),
+                set.manifest["runs"]["t2i_default"]["scales"][1].as_f64().expect("a scale"),
+                run.tensor("decoder.noise.init", &device()),
+                &mut step_noise(&run, "decoder"),
+                &mut Unobserved,
+            )
+            .expect("the recorded run is valid");
+        let name = "decoder.out.image_small";
+        let floor = Some(set.run_floor("t2i_default", name));
+        report.tensor("image_small", &picture, (&run, name), floor, bound::RUN);
+    });
+}

@@ -1,0 +1,66 @@
+//! The prior; diffusers `PriorTransformer`, and its loop in `UnCLIPPipeline.__call__`.
+
+use burn::tensor::Tensor;
+use unclip_core::{checkpoint::WeightPrecision, progress::Unobserved};
+use unclip_prior::{Prior, PriorInput, PriorStep};
+use unclip_testkit::{FixtureSet, device};
+
+use crate::{
+    common::{captions, mask, sampler_config, step_noise, timesteps},
+    report::{bound, replay},
+};
+
+fn open(set: &FixtureSet) -> Prior {
+    Prior::from_dir(set.model_dir().join("prior"), None, WeightPrecision::F32, &device())
+        .expect("the recorded prior loads")
+}
+
+#[test]
+fn embeddings_are_predicted_as_recorded() {
+    replay("prior", |set, report| {
+        let prior = open(set);
+        let recorded = set.tensors("prior");
+        let noisy: Tensor<2> = recorded.tensor("in.hidden_states", &device());
+        let timesteps = timesteps(&recorded, "in.timestep");
+        let bias = prior.attention_bias(&mask(&recorded, "in.attention_mask"), &device());
+        let step = || {
+            let text = recorded.tensor("in.proj_embedding", &device());
+            PriorStep::new(noisy.clone().unsqueeze_dim(1), &timesteps, text)
+                .text_states(recorded.tensor("in.encoder_hidden_states", &device()))
+        };
+        let masked: Tensor<2> = prior.forward(step().attention_bias(bias)).squeeze_dim(1);
+        let unmasked: Tensor<2> = prior.forward(step()).squeeze_dim(1);
+        let finished = prior.denormalise(masked.clone());
+        for (name, embedding) in [
+            ("predicted_image_embedding", masked),
+            ("no_mask", unmasked),
+            ("post_processed", finished),
+        ] {
+            let key = format!("out.{name}");
+            let floor = Some(set.forward_floor("prior", name));
+            report.tensor(name, &embedding, (&recorded, &key), floor, bound::FORWARD);
+        }
+    });
+}
+
+#[test]
+fn embeddings_are_sampled_as_recorded() {
+    replay("prior, 25 steps", |set, report| {
+        let run = set.tensors("e2e_t2i_default");
+        let steps = run.shape("prior.timesteps")[0];
+        let input = PriorInput::new(captions(&run, "cond")).unconditional(captions(&run, "uncond"));
+        let embedding = open(set)
+            .sample(
+                &input,
+                &sampler_config(set, "prior").sampler(steps).expect("a valid number of steps"),
+                set.manifest["runs"]["t2i_default"]["scales"][0].as_f64().expect("a scale"),
+                run.tensor("prior.noise.init", &device()),
+                &mut step_noise(&run, "prior"),
+                &mut Unobserved,
+            )
+            .expect("the recorded run is valid");
+        let name = "text_proj.in.image_embeddings";
+        let floor = Some(set.run_floor("t2i_default", name));
+        report.tensor("image_embeddings", &embedding, (&run, name), floor, bound::RUN);
+    });
+}
