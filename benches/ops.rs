@@ -7,6 +7,8 @@
 //! UNCLIP_BENCH_DEVICE=wgpu cargo bench --features wgpu --bench ops
 //! ```
 
+#![expect(missing_docs, reason = "criterion's macros write items without documentation")]
+
 use burn::tensor::{Device, Distribution, Tensor};
 use criterion::{Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
 use unclip::core::ops;

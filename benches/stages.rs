@@ -5,6 +5,8 @@
 //! UNCLIP_BENCH_MODEL=/tmp/karlo cargo bench --bench stages -- decoder
 //! ```
 
+#![expect(missing_docs, reason = "criterion's macros write items without documentation")]
+
 use std::path::PathBuf;
 
 use criterion::{Criterion, SamplingMode, criterion_group, criterion_main};
