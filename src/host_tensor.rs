@@ -28,6 +28,10 @@ impl HostTensor {
     }
 
     /// Reads a tensor back from its device.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Execution`](unclip_core::Error::Execution) when the device fails.
     pub fn read<const D: usize>(tensor: &Tensor<D>) -> Result<Self> {
         let values =
             tensor.try_to_vec_as::<f32>().map_err(|error| unclip_core::Error::Execution {

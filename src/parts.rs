@@ -99,7 +99,7 @@ impl Specs {
     pub(crate) fn read(model: &ModelDir, image_encoder: Option<&ModelDir>) -> Result<Self> {
         let spec = |part: &str| model.dir(part);
         let sampler = |part: &str| -> Result<SamplerConfig> {
-            Ok(SamplerConfig::read(&model.dir(part)?.join("scheduler_config.json"))?)
+            Ok(SamplerConfig::read(model.dir(part)?.join("scheduler_config.json"))?)
         };
         let read_upsampler = |dir: PathBuf| -> Result<Spec<UpsamplerConfig>> {
             Ok(Spec { config: UpsamplerConfig::open(&dir)?, dir: Some(dir) })

@@ -163,7 +163,7 @@ impl Pipeline {
             .collect::<unclip_core::Result<Vec<_>>>()?;
         let small = unclip_core::image::to_tensor(&fitted, &inner.reading.device)?;
         let painted = run.enlarge_all(small, painting, plan)?;
-        let painted = run.to_pictures(painted, plan)?;
+        let painted = run.finished_pictures(painted, plan)?;
         painted
             .into_iter()
             .zip(verdicts)

@@ -16,7 +16,7 @@ use crate::{
 
 impl Run<'_> {
     /// Pictures of exactly the planned size.
-    pub(super) fn to_pictures(
+    pub(super) fn finished_pictures(
         &mut self,
         painted: Vec<Tensor<4>>,
         plan: SizePlan,

@@ -62,7 +62,7 @@ impl Pipeline {
         };
         let host = HostTensor::read(&embeddings.values)?;
         let painted = run.paint(&embeddings, &conditions, &request.painting, plan, &mut noise)?;
-        let painted = run.to_pictures(painted, plan)?;
+        let painted = run.finished_pictures(painted, plan)?;
         let similarity = match request.rank_images {
             true => Some(run.clip_similarity(&painted, &conditions)?),
             false => None,

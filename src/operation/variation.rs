@@ -62,7 +62,7 @@ impl Pipeline {
         let conditions = run.no_caption(count, &request.painting)?;
         let host = HostTensor::read(&embeddings.values)?;
         let painted = run.paint(&embeddings, &conditions, &request.painting, plan, &mut noise)?;
-        let painted = run.to_pictures(painted, plan)?;
+        let painted = run.finished_pictures(painted, plan)?;
 
         let width = host.shape[1];
         let mut images = Vec::with_capacity(count);

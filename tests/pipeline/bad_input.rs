@@ -69,11 +69,11 @@ fn damaged_weights_are_an_error_wherever_they_are_cut() {
 #[test]
 fn a_configuration_that_disagrees_with_its_weights_lists_every_tensor() {
     let text = build_broken(|dir| {
-        edit_json(&dir.join("prior/config.json"), |json| json["num_layers"] = 2.into())
+        edit_json(&dir.join("prior/config.json"), |json| json["num_layers"] = 2.into());
     });
     assert!(text.matches("transformer_blocks.2.").count() > 10, "{text}");
     let text = build_broken(|dir| {
-        edit_json(&dir.join("prior/config.json"), |json| json["num_layers"] = 4.into())
+        edit_json(&dir.join("prior/config.json"), |json| json["num_layers"] = 4.into());
     });
     assert!(text.contains("missing transformer_blocks.3.norm1.weight"), "{text}");
 }

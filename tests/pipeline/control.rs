@@ -71,7 +71,7 @@ fn previews_are_pictures_of_the_stage_and_only_where_there_are_any() {
         .generate_with(quick("a cat"), |progress| {
             match progress.preview() {
                 Some(preview) => {
-                    sizes.push((progress.stage, preview.expect("readable")[0].width()))
+                    sizes.push((progress.stage, preview.expect("readable")[0].width()));
                 }
                 None => assert_eq!(progress.stage, Stage::Prior),
             }

@@ -107,13 +107,16 @@ fn a_refused_upload_is_an_error() {
     let picture = RgbImage::from_pixel(20, 20, Rgb([9, 9, 9]));
     assert!(
         matches!(
-            pipeline.variations(&[picture.clone()], &VariationRequest::new()),
+            pipeline.variations(std::slice::from_ref(&picture), &VariationRequest::new()),
             Err(Error::Refused(_))
         ),
         "variations"
     );
     assert!(
-        matches!(pipeline.upscale(&[picture.clone()], &Default::default()), Err(Error::Refused(_))),
+        matches!(
+            pipeline.upscale(std::slice::from_ref(&picture), &Default::default()),
+            Err(Error::Refused(_))
+        ),
         "upscale"
     );
     assert!(matches!(pipeline.embed_images(&[picture]), Err(Error::Refused(_))), "embed_images");
@@ -159,11 +162,12 @@ fn every_finished_picture_is_judged_and_marked_in_order() {
     let mut request = VariationRequest::new().decoder_steps(2).upsample_steps(2);
     request.painting.seed = Some(1);
     let varied = pipeline
-        .variations(&[generated.images[0].picture.clone()], &request)
+        .variations(std::slice::from_ref(&generated.images[0].picture), &request)
         .expect("a valid request");
     assert!(varied.images.iter().all(|image| marked(&image.picture)), "variations");
-    let upscaled =
-        pipeline.upscale(&[generated.images[0].picture.clone()], &request.painting).expect("valid");
+    let upscaled = pipeline
+        .upscale(std::slice::from_ref(&generated.images[0].picture), &request.painting)
+        .expect("valid");
     assert!(upscaled.iter().all(|(picture, _)| marked(picture)), "upscale");
     assert_eq!(seen.load(Ordering::Relaxed), 4);
 }
