@@ -3,6 +3,8 @@
 use std::{path::PathBuf, sync::Arc};
 
 use burn::tensor::Device;
+#[cfg(feature = "hub")]
+use unclip_core::checkpoint::hub;
 use unclip_core::checkpoint::{ModelDir, WeightPrecision};
 use unclip_safety::{NoFilter, SafetyFilter, Watermark};
 
@@ -26,7 +28,7 @@ use crate::{
 pub struct PipelineBuilder {
     model_dir: Option<PathBuf>,
     #[cfg(feature = "hub")]
-    repository: Option<unclip_core::checkpoint::hub::Repository>,
+    repository: Option<hub::Repository>,
     image_encoder_from: Option<PathBuf>,
     variant: Option<String>,
     device: Option<Device>,
@@ -52,10 +54,7 @@ impl PipelineBuilder {
 
     /// Reads the model from a repository of the hub, downloading what the shared cache lacks.
     #[cfg(feature = "hub")]
-    pub fn repository(
-        mut self,
-        repository: impl Into<unclip_core::checkpoint::hub::Repository>,
-    ) -> Self {
+    pub fn repository(mut self, repository: impl Into<hub::Repository>) -> Self {
         self.repository = Some(repository.into());
         self
     }
@@ -210,7 +209,11 @@ impl PipelineBuilder {
             if repository.variant.is_none() {
                 repository.variant.clone_from(&self.variant);
             }
-            return Ok(Some(unclip_core::checkpoint::hub::fetch(&repository)?));
+            let options = hub::HubOptions::from_env()?;
+            // Every part that the index names, and what has arrived goes to the log.
+            let mut report =
+                |progress: hub::Download<'_>| tracing::debug!(?progress, "downloading");
+            return Ok(Some(hub::fetch(&repository, &[], &options, &mut report)?));
         }
         Ok(self.model_dir.clone())
     }

@@ -38,6 +38,12 @@ pub struct Repository {
     pub variant: Option<String>,
 }
 
+impl From<&str> for Repository {
+    fn from(id: &str) -> Self {
+        Self::new(id)
+    }
+}
+
 impl Repository {
     /// The repository called `id`, at its branch `main`, in its plain variant.
     pub fn new(id: impl Into<String>) -> Self {
