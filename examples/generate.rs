@@ -9,13 +9,13 @@ use std::{ops::ControlFlow, path::PathBuf};
 use anyhow::Context;
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
-use unclip::{GenerateRequest, NoiseStream, Offload, PictureMetadata, Pipeline, Replay};
+use unclip::{GenerateRequest, NoiseStream, Offload, Pipeline};
 
 /// Paints pictures of captions.
 #[derive(Debug, Parser)]
 struct Arguments {
     /// What the pictures show.
-    #[arg(required_unless_present = "replay")]
+    #[arg(required = true)]
     captions: Vec<String>,
     /// A model directory in the layout that diffusers reads; by default the tiny random model of the tests.
     #[arg(long)]
@@ -47,9 +47,6 @@ struct Arguments {
     /// Embeddings that the prior draws for each picture; the one nearest to the caption is painted.
     #[arg(long, default_value_t = 1)]
     candidates: usize,
-    /// Paint again what a picture of this library holds; captions and settings come from the picture.
-    #[arg(long, conflicts_with = "captions")]
-    replay: Option<PathBuf>,
     /// The device: auto, cpu, cuda:0, wgpu, …
     #[arg(long, default_value = "auto")]
     device: String,
@@ -77,16 +74,9 @@ fn main() -> anyhow::Result<()> {
     }
     let pipeline = builder.build().with_context(|| format!("opening {}", model.display()))?;
 
-    let request = match &arguments.replay {
-        Some(picture) => match PictureMetadata::read(picture)?.request {
-            Replay::Generate(request) => request,
-            _ => anyhow::bail!("{} was not painted from a caption", picture.display()),
-        },
-        None => request(&arguments),
-    };
     let bar = ProgressBar::new(0)
         .with_style(ProgressStyle::with_template("{msg:10} {wide_bar} {pos}/{len} {eta}")?);
-    let result = pipeline.generate_with(request, |progress| {
+    let result = pipeline.generate_with(request(&arguments), |progress| {
         bar.set_message(progress.stage.to_string());
         bar.set_length(progress.total as u64);
         bar.set_position(progress.step as u64);
@@ -98,10 +88,10 @@ fn main() -> anyhow::Result<()> {
         eprintln!("note: {warning}");
     }
     for (k, image) in result.images.iter().enumerate() {
-        let path = if result.images.len() == 1 {
-            arguments.output.clone()
-        } else {
-            numbered(&arguments.output, k)
+        let stem = arguments.output.file_stem().unwrap_or_default().to_string_lossy();
+        let path = match result.images.len() {
+            1 => arguments.output.clone(),
+            _ => arguments.output.with_file_name(format!("{stem}-{k}.png")),
         };
         image.save(&path)?;
         println!("{} ({} pixels, seed {})", path.display(), image.picture.width(), image.seed);
@@ -125,9 +115,4 @@ fn request(arguments: &Arguments) -> GenerateRequest {
     request.painting.noise =
         if arguments.torch_noise { NoiseStream::Torch } else { NoiseStream::Counter };
     request
-}
-
-fn numbered(path: &std::path::Path, k: usize) -> PathBuf {
-    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-    path.with_file_name(format!("{stem}-{k}.png"))
 }

@@ -6,16 +6,16 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
 use clap::{Parser, ValueEnum};
 use unclip::{
     SamplerConfig, WeightPrecision,
-    clip::{Preprocessor, TextConfig, Tokenizer, VisionConfig},
     core::checkpoint::{ModelIndex, SaveOptions, write_json_atomic},
-    decoder::{Decoder, DecoderConfig, TextProjectionConfig},
-    prior::PriorConfig,
-    upsample::UpsamplerConfig,
+    decoder::Decoder,
 };
+
+mod configurations;
+
+use configurations::Configurations;
 
 /// Writes a model directory with random weights.
 #[derive(Debug, Parser)]
@@ -37,54 +37,6 @@ enum Weights {
     F32,
     F16,
     Bf16,
-}
-
-/// The configurations of a model.
-struct Configurations {
-    text: TextConfig,
-    tokenizer: Tokenizer,
-    image: Option<(VisionConfig, Preprocessor)>,
-    prior: Option<PriorConfig>,
-    projection: TextProjectionConfig,
-    decoder: DecoderConfig,
-    upsampler: UpsamplerConfig,
-}
-
-impl Configurations {
-    fn karlo(variations: bool) -> anyhow::Result<Self> {
-        let vocabulary = [env!("CARGO_MANIFEST_DIR"), "tests/fixtures/clip_vocabulary/merges.txt"];
-        let merges = std::fs::read_to_string(vocabulary.iter().collect::<PathBuf>())
-            .context("CLIP's merge list")?;
-        Ok(Self {
-            text: TextConfig::vit_l_14(),
-            tokenizer: Tokenizer::from_merges(&merges, "!")?,
-            image: variations.then(|| (VisionConfig::vit_l_14(), Preprocessor::clip(224))),
-            prior: (!variations).then(PriorConfig::karlo_v1_alpha),
-            projection: TextProjectionConfig::karlo_v1_alpha(),
-            decoder: DecoderConfig::karlo_v1_alpha(),
-            upsampler: UpsamplerConfig::karlo_v1_alpha(),
-        })
-    }
-
-    fn read(dir: &Path) -> anyhow::Result<Self> {
-        let part = |name: &str| dir.join(name);
-        let image = part("image_encoder")
-            .is_dir()
-            .then(|| -> anyhow::Result<_> {
-                let preprocessor = Preprocessor::from_dir(part("feature_extractor"))?;
-                Ok((VisionConfig::open(part("image_encoder"))?, preprocessor))
-            })
-            .transpose()?;
-        Ok(Self {
-            text: TextConfig::open(part("text_encoder"))?,
-            tokenizer: Tokenizer::from_dir(part("tokenizer"))?,
-            image,
-            prior: part("prior").is_dir().then(|| PriorConfig::open(part("prior"))).transpose()?,
-            projection: TextProjectionConfig::open(part("text_proj"))?,
-            decoder: DecoderConfig::open(part("decoder"))?,
-            upsampler: UpsamplerConfig::open(part("super_res_first"))?,
-        })
-    }
 }
 
 fn main() -> anyhow::Result<()> {
