@@ -10,11 +10,17 @@
 //! | `wgpu`, `vulkan`, `metal` | the best adapter of that interface |
 //! | `wgpu:discrete:0`, `wgpu:integrated:0`, `wgpu:virtual:0`, `wgpu:cpu` | one adapter; likewise for the other two |
 //!
-//! Each backend is a feature of the same name (`cpu` for `cubecl-cpu`); none is on by default.
+//! Each backend is a feature of the same name (`cpu` for `cubecl-cpu`); none is on by default. The runtimes' own crates
+//! are re-exported under the features `wgpu` and `cuda`, in the versions that run here: a program that draws with wgpu
+//! already opens its own device through `burn_wgpu` and gives that to the pipeline.
 
 #[cfg(any(feature = "cuda", feature = "rocm", feature = "wgpu", feature = "cpu"))]
 use burn::tensor::DeviceType;
 use burn::tensor::{Device, Tensor};
+#[cfg(feature = "cuda")]
+pub use burn_cuda;
+#[cfg(feature = "wgpu")]
+pub use burn_wgpu;
 
 use crate::{Error, Result};
 
