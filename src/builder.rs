@@ -1,11 +1,11 @@
 //! Opening a pipeline.
 
-use std::{path::PathBuf, sync::Arc};
+use std::sync::Arc;
 
 use burn::tensor::Device;
 #[cfg(feature = "hub")]
 use unclip_core::checkpoint::hub;
-use unclip_core::checkpoint::{ModelDir, WeightPrecision};
+use unclip_core::checkpoint::{Folder, ModelDir, WeightPrecision};
 use unclip_safety::{NoFilter, SafetyFilter, Watermark};
 
 use crate::{
@@ -26,10 +26,10 @@ use crate::{
 #[derive(Debug, Default)]
 #[must_use]
 pub struct PipelineBuilder {
-    model_dir: Option<PathBuf>,
+    model_dir: Option<Folder>,
     #[cfg(feature = "hub")]
     repository: Option<hub::Repository>,
-    image_encoder_from: Option<PathBuf>,
+    image_encoder_from: Option<Folder>,
     variant: Option<String>,
     device: Option<Device>,
     precision: WeightPrecision,
@@ -46,8 +46,9 @@ pub struct PipelineBuilder {
 }
 
 impl PipelineBuilder {
-    /// Reads the model from a directory in the layout that diffusers writes, text-to-image or image-variation.
-    pub fn model_dir(mut self, dir: impl Into<PathBuf>) -> Self {
+    /// Reads the model from a directory in the layout that diffusers writes, text-to-image or image-variation; or from
+    /// such a directory that was [compiled into the program](Folder::embedded).
+    pub fn model_dir(mut self, dir: impl Into<Folder>) -> Self {
         self.model_dir = Some(dir.into());
         self
     }
@@ -61,7 +62,7 @@ impl PipelineBuilder {
 
     /// Takes the image encoder from another model directory: the published models keep it in the directory for
     /// variations, apart from the one for captions.
-    pub fn image_encoder_from(mut self, dir: impl Into<PathBuf>) -> Self {
+    pub fn image_encoder_from(mut self, dir: impl Into<Folder>) -> Self {
         self.image_encoder_from = Some(dir.into());
         self
     }
@@ -197,7 +198,7 @@ impl PipelineBuilder {
     }
 
     /// The directory to read from, when there is one.
-    fn source(&self) -> Result<Option<PathBuf>> {
+    fn source(&self) -> Result<Option<Folder>> {
         #[cfg(feature = "hub")]
         if let Some(repository) = &self.repository {
             if self.model_dir.is_some() {
@@ -213,7 +214,7 @@ impl PipelineBuilder {
             // Every part that the index names, and what has arrived goes to the log.
             let mut report =
                 |progress: hub::Download<'_>| tracing::debug!(?progress, "downloading");
-            return Ok(Some(hub::fetch(&repository, &[], &options, &mut report)?));
+            return Ok(Some(hub::fetch(&repository, &[], &options, &mut report)?.into()));
         }
         Ok(self.model_dir.clone())
     }

@@ -1,12 +1,10 @@
 //! The parts of a model, and whether they fit each other.
 
-use std::path::PathBuf;
-
 use burn::tensor::Device;
 use unclip_clip::{Preprocessor, TextConfig, TextEncoder, Tokenizer, VisionConfig, VisionEncoder};
 use unclip_core::{
     Stage,
-    checkpoint::{DIFFUSERS_STEM, ModelDir, TRANSFORMERS_STEM, WeightPrecision, Weights},
+    checkpoint::{DIFFUSERS_STEM, Folder, ModelDir, TRANSFORMERS_STEM, WeightPrecision, Weights},
     sampler::SamplerConfig,
 };
 use unclip_decoder::{Decoder, DecoderConfig, TextProjectionConfig};
@@ -65,7 +63,7 @@ pub struct UpsamplerPart {
 pub(crate) struct Spec<C> {
     pub(crate) config: C,
     /// The folder to read weights from; `None` for a part that was given.
-    pub(crate) dir: Option<PathBuf>,
+    pub(crate) dir: Option<Folder>,
 }
 
 /// An upsampler without its weights.
@@ -99,9 +97,9 @@ impl Specs {
     pub(crate) fn read(model: &ModelDir, image_encoder: Option<&ModelDir>) -> Result<Self> {
         let spec = |part: &str| model.dir(part);
         let sampler = |part: &str| -> Result<SamplerConfig> {
-            Ok(SamplerConfig::read(model.dir(part)?.join("scheduler_config.json"))?)
+            Ok(SamplerConfig::from_dir(model.dir(part)?)?)
         };
-        let read_upsampler = |dir: PathBuf| -> Result<Spec<UpsamplerConfig>> {
+        let read_upsampler = |dir: Folder| -> Result<Spec<UpsamplerConfig>> {
             Ok(Spec { config: UpsamplerConfig::open(&dir)?, dir: Some(dir) })
         };
         let image_source = image_encoder.or_else(|| model.has("image_encoder").then_some(model));
@@ -132,14 +130,12 @@ impl Specs {
                 })
             })
             .transpose()?;
-        let large = model.path().join(LARGE);
+        let large = model.folder().join(LARGE);
         let upsampler_large = large
-            .join("config.json")
-            .is_file()
+            .has("config.json")
             .then(|| -> Result<_> {
-                let scheduler =
-                    model.path().join(format!("{LARGE}_scheduler")).join("scheduler_config.json");
-                let sampler = SamplerConfig::read(&scheduler)?;
+                let scheduler = model.folder().join(&format!("{LARGE}_scheduler"));
+                let sampler = SamplerConfig::from_dir(scheduler)?;
                 Ok(UpsamplerSpec { first: read_upsampler(large)?, last: None, sampler })
             })
             .transpose()?;

@@ -1,10 +1,10 @@
 //! The pipeline: a model, a device, and the hooks.
 
-use std::{fmt, path::Path, sync::Arc};
+use std::{fmt, sync::Arc};
 
 use burn::tensor::Device;
 use unclip_clip::{TextEncoder, VisionEncoder};
-use unclip_core::{nn::UNet, sampler::SamplerConfig};
+use unclip_core::{checkpoint::Folder, nn::UNet, sampler::SamplerConfig};
 use unclip_decoder::Decoder;
 use unclip_prior::Prior;
 use unclip_safety::{SafetyFilter, Watermark};
@@ -163,9 +163,11 @@ impl Inner {
             (Part::UpsampleLast, None) => (Part::UpsampleFirst, &spec.first),
             (part, _) => (part, &spec.first),
         };
-        // A network without a folder was given, and is pinned.
-        let dir = spec.dir.as_deref().unwrap_or(Path::new(""));
-        self.resident.get(part, || spec.config.load(dir, variant.as_deref(), *precision, device))
+        self.resident.get(part, || {
+            // A network without a folder was given, and is pinned.
+            let dir = spec.dir.clone().unwrap_or_else(|| Folder::from(""));
+            spec.config.load(dir, variant.as_deref(), *precision, device)
+        })
     }
 
     /// The image part without its weights' owner: what turns pictures into the encoder's input.
@@ -183,9 +185,9 @@ impl Inner {
 }
 
 /// Where a part is read from. Parts that were given are pinned and never read.
-fn directory<C>(spec: &Spec<C>) -> Result<&Path> {
+fn directory<C>(spec: &Spec<C>) -> Result<&Folder> {
     spec.dir
-        .as_deref()
+        .as_ref()
         .ok_or_else(|| Error::Source { reason: "a part that was given has been lost".into() })
 }
 

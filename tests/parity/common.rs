@@ -28,7 +28,7 @@ pub(crate) fn step_noise(run: &Recorded, stage: &str) -> RecordedNoise {
 /// The sampler that the recorded model names for a stage.
 pub(crate) fn sampler_config(set: &FixtureSet, stage: &str) -> SamplerConfig {
     let folder = set.model_dir().join(format!("{stage}_scheduler"));
-    SamplerConfig::read(folder.join("scheduler_config.json")).expect("the recorded file is valid")
+    SamplerConfig::from_dir(folder).expect("the recorded file is valid")
 }
 
 /// A recorded mask of 0 and 1.

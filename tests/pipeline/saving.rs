@@ -1,8 +1,13 @@
 //! A saved model is the model.
 
-use unclip::{Pipeline, WeightPrecision, core::checkpoint::SaveOptions};
+use std::path::Path;
 
-use crate::{builder, pipeline, quick};
+use unclip::{
+    Offload, Pipeline, WeightPrecision,
+    core::checkpoint::{Folder, SaveOptions},
+};
+
+use crate::{builder, model, pipeline, quick};
 
 fn reopened(options: &SaveOptions<'_>, variant: Option<&str>) -> Pipeline {
     let folder = tempfile::tempdir().expect("a temporary folder");
@@ -68,4 +73,36 @@ fn a_folder_that_holds_something_is_not_overwritten() {
     std::fs::write(folder.path().join("precious.txt"), "x").expect("writable");
     assert!(pipeline().save(folder.path(), &SaveOptions::default()).is_err(), "it holds a file");
     assert_eq!(std::fs::read_dir(folder.path()).expect("readable").count(), 1, "nothing was added");
+}
+
+/// The files below `dir`, as a program has those that are compiled into it: for good.
+fn embedded(dir: &Path) -> Folder {
+    fn collect(dir: &Path, prefix: &str, files: &mut Vec<(&'static str, &'static [u8])>) {
+        for entry in std::fs::read_dir(dir).expect("a readable folder") {
+            let entry = entry.expect("a readable entry");
+            let name = format!("{prefix}{}", entry.file_name().to_string_lossy());
+            if entry.path().is_dir() {
+                collect(&entry.path(), &format!("{name}/"), files);
+            } else {
+                let bytes = std::fs::read(entry.path()).expect("a readable file");
+                files.push((name.leak(), bytes.leak()));
+            }
+        }
+    }
+    let mut files = Vec::new();
+    collect(dir, "", &mut files);
+    Folder::embedded("tiny", files.leak())
+}
+
+#[test]
+fn a_model_inside_the_program_paints_the_same_picture() {
+    let open = |source: Folder| {
+        let builder = Pipeline::builder().model_dir(source).offload(Offload::OneStage);
+        builder.on_device(unclip_testkit::device()).build().expect("a whole model")
+    };
+    let paint = |pipeline: Pipeline| {
+        pipeline.generate(quick("a red square").seed(3)).expect("a picture").images.remove(0)
+    };
+    let [inside, outside] = [embedded(&model()), model().into()].map(open).map(paint);
+    assert_eq!(inside.picture, outside.picture);
 }

@@ -1,13 +1,11 @@
 //! Both towers with what feeds them: captions and pictures compared.
 
-use std::path::Path;
-
 use burn::tensor::{DType, Device, Tensor};
 use image::RgbImage;
 use serde_json::json;
 use unclip_core::{
     Error as CoreError,
-    checkpoint::{ConfigReader, TRANSFORMERS_STEM, WeightPrecision, Weights},
+    checkpoint::{ConfigReader, Folder, TRANSFORMERS_STEM, WeightPrecision, Weights},
 };
 
 use crate::{
@@ -43,21 +41,21 @@ impl Clip {
     /// [`Error::Core`] when a file is absent or damaged, a configuration value is not implemented, or the weights do
     /// not fit; [`Error::Vocabulary`] from the tokenizer; [`Error::PartsDisagree`] as [`from_parts`](Self::from_parts).
     pub fn from_dir(
-        dir: impl AsRef<Path>,
+        dir: impl Into<Folder>,
         device: &Device,
         precision: WeightPrecision,
     ) -> Result<Self> {
-        let dir = dir.as_ref();
-        if dir.join("config.json").is_file() {
-            return Self::from_whole(dir, device, precision);
+        let dir = dir.into();
+        if dir.has("config.json") {
+            return Self::from_whole(&dir, device, precision);
         }
         let part = |name: &str| {
             let folder = dir.join(name);
-            if folder.is_dir() {
+            if folder.exists() {
                 return Ok(folder);
             }
             Err(CoreError::MissingPart {
-                dir: dir.to_owned(),
+                dir: dir.path().to_owned(),
                 part: name.to_owned(),
                 expected: format!(
                     "the `config.json` of a CLIP model, or the folder `{name}` among those of both towers"
@@ -73,8 +71,8 @@ impl Clip {
         )
     }
 
-    fn from_whole(dir: &Path, device: &Device, precision: WeightPrecision) -> Result<Self> {
-        let mut config = ConfigReader::open(dir.join("config.json"))?;
+    fn from_whole(dir: &Folder, device: &Device, precision: WeightPrecision) -> Result<Self> {
+        let mut config = ConfigReader::open_in(dir, "config.json")?;
         let (text, vision) = read_config(&mut config)?;
         config.finish();
         let weights = Weights::open(dir, TRANSFORMERS_STEM, None)?;
@@ -304,7 +302,10 @@ fn read_scale(weights: &Weights) -> Result<f64> {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, path::PathBuf};
+    use std::{
+        fs,
+        path::{Path, PathBuf},
+    };
 
     use serde_json::{Map, Value};
     use unclip_testkit::{assert_close, device, fixture_sets};

@@ -1,7 +1,11 @@
 //! The sizes of both towers, as transformers' `config.json` states them.
 
 use serde_json::{Value, json};
-use unclip_core::{Error as CoreError, checkpoint::ConfigReader, nn::Activation};
+use unclip_core::{
+    Error as CoreError,
+    checkpoint::{ConfigReader, Folder},
+    nn::Activation,
+};
 
 use crate::{Result, block::TransformerConfig};
 
@@ -145,8 +149,8 @@ impl TextConfig {
     /// # Errors
     ///
     /// [`unclip_core::Error`]: `Io` and `Json` for the file, and as [`read`](Self::read).
-    pub fn open(dir: impl AsRef<std::path::Path>) -> Result<Self> {
-        let mut config = ConfigReader::open(dir.as_ref().join("config.json"))?;
+    pub fn open(dir: impl Into<Folder>) -> Result<Self> {
+        let mut config = ConfigReader::open_in(dir, "config.json")?;
         let read = Self::read(&mut config)?;
         config.finish();
         Ok(read)
@@ -302,8 +306,8 @@ impl VisionConfig {
     /// # Errors
     ///
     /// [`unclip_core::Error`]: `Io` and `Json` for the file, and as [`read`](Self::read).
-    pub fn open(dir: impl AsRef<std::path::Path>) -> Result<Self> {
-        let mut config = ConfigReader::open(dir.as_ref().join("config.json"))?;
+    pub fn open(dir: impl Into<Folder>) -> Result<Self> {
+        let mut config = ConfigReader::open_in(dir, "config.json")?;
         let read = Self::read(&mut config)?;
         config.finish();
         Ok(read)

@@ -10,7 +10,7 @@ use image::{GenericImageView as _, RgbImage, imageops};
 use serde_json::{Value, json};
 use unclip_core::{
     Error as CoreError,
-    checkpoint::{ConfigReader, write_json_atomic},
+    checkpoint::{ConfigReader, Folder, write_json_atomic},
     image::MAX_SIDE,
     resize::{Arithmetic, Filter, resize_rgb8_with},
 };
@@ -91,8 +91,8 @@ impl Preprocessor {
     /// # Errors
     ///
     /// [`crate::Error::Core`] when the file cannot be read, or naming the key whose value is wrong or not implemented.
-    pub fn from_dir(dir: impl AsRef<Path>) -> Result<Self> {
-        let mut config = ConfigReader::open(dir.as_ref().join("preprocessor_config.json"))?;
+    pub fn from_dir(dir: impl Into<Folder>) -> Result<Self> {
+        let mut config = ConfigReader::open_in(dir, "preprocessor_config.json")?;
         let read = Self::read(&mut config)?;
         config.finish();
         Ok(read)

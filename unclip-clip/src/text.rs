@@ -12,7 +12,7 @@ use burn::{
 };
 use unclip_core::{
     checkpoint::{
-        LoadOptions, SaveOptions, TRANSFORMERS_STEM, WeightPrecision, Weights, load, save,
+        Folder, LoadOptions, SaveOptions, TRANSFORMERS_STEM, WeightPrecision, Weights, load, save,
         write_json_atomic,
     },
     nn::{Embedding, EmbeddingConfig, LayerNorm, Linear, LinearConfig},
@@ -93,13 +93,13 @@ impl TextEncoder {
     /// [`crate::Error::Core`] when a file is absent or damaged, a configuration value is not implemented, or the weights
     /// do not fit the configuration.
     pub fn from_dir(
-        dir: impl AsRef<Path>,
+        dir: impl Into<Folder>,
         variant: Option<&str>,
         precision: WeightPrecision,
         device: &Device,
     ) -> Result<Self> {
-        let dir = dir.as_ref();
-        let config = TextConfig::open(dir)?;
+        let dir = dir.into();
+        let config = TextConfig::open(&dir)?;
         let weights = Weights::open(dir, TRANSFORMERS_STEM, variant)?;
         Self::load(&config, &weights, precision, &[], device)
     }

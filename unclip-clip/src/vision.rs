@@ -12,7 +12,7 @@ use burn::{
 };
 use unclip_core::{
     checkpoint::{
-        LoadOptions, SaveOptions, TRANSFORMERS_STEM, WeightPrecision, Weights, load, save,
+        Folder, LoadOptions, SaveOptions, TRANSFORMERS_STEM, WeightPrecision, Weights, load, save,
         write_json_atomic,
     },
     nn::{Conv2d, Conv2dConfig, Embedding, EmbeddingConfig, LayerNorm, Linear, LinearConfig},
@@ -101,13 +101,13 @@ impl VisionEncoder {
     /// [`crate::Error::Core`] when a file is absent or damaged, a configuration value is not implemented, or the weights
     /// do not fit the configuration.
     pub fn from_dir(
-        dir: impl AsRef<Path>,
+        dir: impl Into<Folder>,
         variant: Option<&str>,
         precision: WeightPrecision,
         device: &Device,
     ) -> Result<Self> {
-        let dir = dir.as_ref();
-        let config = VisionConfig::open(dir)?;
+        let dir = dir.into();
+        let config = VisionConfig::open(&dir)?;
         let weights = Weights::open(dir, TRANSFORMERS_STEM, variant)?;
         Self::load(&config, &weights, precision, &[], device)
     }

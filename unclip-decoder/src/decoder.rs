@@ -6,7 +6,7 @@ use burn::{module::Module, tensor::Device};
 use serde_json::Value;
 use unclip_core::{
     checkpoint::{
-        DIFFUSERS_STEM, LoadOptions, SaveOptions, WeightPrecision, Weights, load, save,
+        DIFFUSERS_STEM, Folder, LoadOptions, SaveOptions, WeightPrecision, Weights, load, save,
         write_json_atomic,
     },
     nn::{UNET_NAMES, UNet},
@@ -41,7 +41,7 @@ impl DecoderConfig {
     /// As [`Decoder::from_dirs`].
     pub fn load(
         &self,
-        dir: impl AsRef<Path>,
+        dir: impl Into<Folder>,
         variant: Option<&str>,
         precision: WeightPrecision,
         device: &Device,
@@ -60,11 +60,12 @@ impl TextProjection {
     ///
     /// As [`Decoder::from_dirs`].
     pub fn from_dir(
-        dir: impl AsRef<Path>,
+        dir: impl Into<Folder>,
         variant: Option<&str>,
         precision: WeightPrecision,
         device: &Device,
     ) -> Result<Self> {
+        let dir = dir.into();
         let config = TextProjectionConfig::open(&dir)?;
         let weights = Weights::open(dir, DIFFUSERS_STEM, variant)?;
         let options = LoadOptions { precision, ..LoadOptions::default() };
@@ -107,13 +108,14 @@ impl Decoder {
     /// weights file, `Weights` when the two do not fit, `InvalidInput` when the device lacks the precision; and
     /// [`Error::PartsDiffer`].
     pub fn from_dirs(
-        projection_dir: impl AsRef<Path>,
-        network_dir: impl AsRef<Path>,
+        projection_dir: impl Into<Folder>,
+        network_dir: impl Into<Folder>,
         variant: Option<&str>,
         precision: WeightPrecision,
         device: &Device,
     ) -> Result<Self> {
         let projection = TextProjection::from_dir(projection_dir, variant, precision, device)?;
+        let network_dir = network_dir.into();
         let config = DecoderConfig::open(&network_dir)?;
         let unet = config.load(network_dir, variant, precision, device)?;
         Self::from_parts(projection, unet, config)

@@ -1,10 +1,13 @@
 //! The prior's configuration, under diffusers' keys.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use unclip_core::{checkpoint::ConfigReader, nn::Activation};
+use unclip_core::{
+    checkpoint::{ConfigReader, Folder},
+    nn::Activation,
+};
 
 use crate::Result;
 
@@ -143,8 +146,8 @@ impl PriorConfig {
     ///
     /// [`unclip_core::Error::Io`] and [`unclip_core::Error::Json`] when it cannot be read,
     /// [`unclip_core::Error::Config`] when a key is missing, wrong or not implemented.
-    pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
-        Self::read(ConfigReader::open(dir.as_ref().join("config.json"))?)
+    pub fn open(dir: impl Into<Folder>) -> Result<Self> {
+        Self::read(ConfigReader::open_in(dir, "config.json")?)
     }
 
     /// Reads a configuration from `text`; errors call it `path`.

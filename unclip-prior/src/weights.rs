@@ -4,7 +4,7 @@ use std::path::Path;
 
 use burn::tensor::Device;
 use unclip_core::checkpoint::{
-    DIFFUSERS_STEM, LoadOptions, SaveOptions, WeightPrecision, Weights, load, save,
+    DIFFUSERS_STEM, Folder, LoadOptions, SaveOptions, WeightPrecision, Weights, load, save,
     write_json_atomic,
 };
 
@@ -18,13 +18,13 @@ impl Prior {
     /// [`unclip_core::Error`]: `Io`, `Json` and `Config` for the configuration, `MissingPart` and `Safetensors` for the
     /// weights file, `Weights` when the two do not fit, `InvalidInput` when the device lacks the precision.
     pub fn from_dir(
-        dir: impl AsRef<Path>,
+        dir: impl Into<Folder>,
         variant: Option<&str>,
         precision: WeightPrecision,
         device: &Device,
     ) -> Result<Self> {
-        let dir = dir.as_ref();
-        let config = PriorConfig::open(dir)?;
+        let dir = dir.into();
+        let config = PriorConfig::open(&dir)?;
         let weights = Weights::open(dir, DIFFUSERS_STEM, variant)?;
         Self::from_weights(&config, &weights, precision, device)
     }

@@ -1,14 +1,11 @@
 //! The sizes of an upsampler, under diffusers' keys.
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use unclip_core::{
-    checkpoint::ConfigReader,
+    checkpoint::{ConfigReader, Folder},
     nn::{Activation, Misfit, TimeShift, UNetConfig},
 };
 
@@ -176,8 +173,8 @@ impl UpsamplerConfig {
     ///
     /// [`unclip_core::Error::Io`] and [`unclip_core::Error::Json`] when it cannot be read,
     /// [`unclip_core::Error::Config`] when a key is missing, wrong or not implemented.
-    pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
-        Self::read(ConfigReader::open(dir.as_ref().join("config.json"))?)
+    pub fn open(dir: impl Into<Folder>) -> Result<Self> {
+        Self::read(ConfigReader::open_in(dir, "config.json")?)
     }
 
     /// Reads a configuration from `text`; errors call it `path`.

@@ -126,7 +126,7 @@ mod tests {
     fn open(set: &FixtureSet) -> Upsampler {
         let [first, last] =
             ["super_res_first", "super_res_last"].map(|part| set.model_dir().join(part));
-        Upsampler::from_dirs(first, Some(&last), None, WeightPrecision::F32, &device())
+        Upsampler::from_dirs(first, Some(last.into()), None, WeightPrecision::F32, &device())
             .expect("the recorded upsampler loads")
     }
 

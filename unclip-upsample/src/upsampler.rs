@@ -6,7 +6,7 @@ use burn::tensor::Device;
 use unclip_core::{
     Error,
     checkpoint::{
-        DIFFUSERS_STEM, LoadOptions, SaveOptions, WeightPrecision, Weights, load, save,
+        DIFFUSERS_STEM, Folder, LoadOptions, SaveOptions, WeightPrecision, Weights, load, save,
         write_json_atomic,
     },
     nn::{UNET_NAMES, UNet},
@@ -40,7 +40,7 @@ impl UpsamplerConfig {
     /// fit the configuration, `InvalidInput` when the device lacks the precision.
     pub fn load(
         &self,
-        dir: impl AsRef<Path>,
+        dir: impl Into<Folder>,
         variant: Option<&str>,
         precision: WeightPrecision,
         device: &Device,
@@ -111,18 +111,18 @@ impl Upsampler {
     /// [`unclip_core::Error`]: `Io`, `Json` and `Config` for a configuration, `InvalidInput` when the two do not
     /// [fit](UpsamplerConfig::fits), and what [`UpsamplerConfig::load`] reports.
     pub fn from_dirs(
-        first_dir: impl AsRef<Path>,
-        last_dir: Option<&Path>,
+        first_dir: impl Into<Folder>,
+        last_dir: Option<Folder>,
         variant: Option<&str>,
         precision: WeightPrecision,
         device: &Device,
     ) -> Result<Self> {
-        let first_dir = first_dir.as_ref();
-        let config = UpsamplerConfig::open(first_dir)?;
-        let first = config.load(first_dir, variant, precision, device)?;
-        let last = match last_dir.filter(|dir| *dir != first_dir) {
+        let first_dir = first_dir.into();
+        let config = UpsamplerConfig::open(&first_dir)?;
+        let first = config.load(&first_dir, variant, precision, device)?;
+        let last = match last_dir.filter(|dir| dir.path() != first_dir.path()) {
             Some(dir) => {
-                let last_config = UpsamplerConfig::open(dir)?;
+                let last_config = UpsamplerConfig::open(&dir)?;
                 config.fits(&last_config)?;
                 Some(last_config.load(dir, variant, precision, device)?)
             }
@@ -170,7 +170,7 @@ mod tests {
     fn open(set: &FixtureSet, precision: WeightPrecision) -> Upsampler {
         let [first, last] =
             ["super_res_first", "super_res_last"].map(|part| set.model_dir().join(part));
-        Upsampler::from_dirs(first, Some(&last), None, precision, &device())
+        Upsampler::from_dirs(first, Some(last.into()), None, precision, &device())
             .expect("the recorded upsampler loads")
     }
 
@@ -247,8 +247,9 @@ mod tests {
             .config
             .save_dir(upsampler.first(), &dir, &SaveOptions::default())
             .expect("is written");
-        let again = Upsampler::from_dirs(&dir, Some(&dir), None, WeightPrecision::F32, &device())
-            .expect("our own folder opens");
+        let again =
+            Upsampler::from_dirs(&dir, Some((&dir).into()), None, WeightPrecision::F32, &device())
+                .expect("our own folder opens");
         assert!(again.last().is_none(), "one folder is one network");
         replay(&set, &again, false, 1e-5);
     }

@@ -32,6 +32,7 @@ use tokenizers::{
     },
     tokenizer::normalizer::SplitDelimiterBehavior,
 };
+use unclip_core::checkpoint::Folder;
 
 use self::{
     settings::{AddedToken, Settings},
@@ -99,10 +100,10 @@ impl Tokenizer {
     ///
     /// [`Error::Core`] when a file is absent, unreadable, not JSON or describes another kind of tokenizer;
     /// [`Error::Vocabulary`] when the vocabulary and the merges do not fit together.
-    pub fn from_dir(dir: impl AsRef<Path>) -> Result<Self> {
-        let dir = dir.as_ref();
-        let (vocabulary, settings) = read::read_dir(dir)?;
-        Self::build(vocabulary, settings, dir)
+    pub fn from_dir(dir: impl Into<Folder>) -> Result<Self> {
+        let dir = dir.into();
+        let (vocabulary, settings) = read::read_dir(&dir)?;
+        Self::build(vocabulary, settings, dir.path())
     }
 
     /// A tokenizer from the text of a merge list alone, with CLIP's markers and length. CLIP's own list makes

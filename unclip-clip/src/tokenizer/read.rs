@@ -1,16 +1,16 @@
 //! The files of a tokenizer folder.
 
-use std::{collections::HashMap, fs, io, path::Path};
+use std::{collections::HashMap, io, path::Path};
 
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
-use unclip_core::Error as CoreError;
+use unclip_core::{Error as CoreError, checkpoint::Folder};
 
 use super::{
     settings::{AddedToken, Settings},
     vocabulary::{END_OF_WORD, Place, Vocabulary, parse_merge, parse_merges},
 };
-use crate::{Error, Result};
+use crate::Result;
 
 /// The largest file that is read; CLIP's own are below 4 MB.
 const MAX_FILE_BYTES: u64 = 64 << 20;
@@ -23,16 +23,16 @@ const NORMALIZER: &str = r#"{"type": "Sequence", "normalizers": [
 ]}"#;
 
 /// Reads the vocabulary and the settings of `dir`.
-pub(super) fn read_dir(dir: &Path) -> Result<(Vocabulary, Settings)> {
-    let [vocab, merges, whole] =
-        ["vocab.json", "merges.txt", "tokenizer.json"].map(|f| dir.join(f));
+pub(super) fn read_dir(dir: &Folder) -> Result<(Vocabulary, Settings)> {
+    let names = ["vocab.json", "merges.txt", "tokenizer.json"];
+    let [vocab, merges, whole] = names.map(|name| dir.path().join(name));
     let settings = Settings::read(dir)?;
-    if vocab.is_file() && merges.is_file() {
-        let ids: HashMap<String, u32> = read_json(&vocab)?;
-        let list = parse_merges(&read_text(&merges)?, &merges)?;
+    if dir.has(names[0]) && dir.has(names[1]) {
+        let ids: HashMap<String, u32> = read_json(dir, names[0])?;
+        let list = parse_merges(&read_text(dir, names[1])?, &merges)?;
         Ok((Vocabulary::new(ids, list, (&vocab, &merges))?, settings))
-    } else if whole.is_file() {
-        let file: TokenizerFile = read_json(&whole)?;
+    } else if dir.has(names[2]) {
+        let file: TokenizerFile = read_json(dir, names[2])?;
         file.check(&whole)?;
         let added = file
             .added_tokens
@@ -42,7 +42,7 @@ pub(super) fn read_dir(dir: &Path) -> Result<(Vocabulary, Settings)> {
         Ok((file.model.into_vocabulary(&whole)?, Settings { added, ..settings }))
     } else {
         Err(CoreError::MissingPart {
-            dir: dir.to_owned(),
+            dir: dir.path().to_owned(),
             part: "the vocabulary".into(),
             expected: "`vocab.json` and `merges.txt`, or `tokenizer.json`".into(),
         }
@@ -159,30 +159,26 @@ impl ModelEntry {
 }
 
 /// The text of a file of bounded size.
-pub(super) fn read_text(path: &Path) -> Result<String> {
-    let bytes = fs::metadata(path).map_err(CoreError::io("read", path))?.len();
-    if bytes > MAX_FILE_BYTES {
-        return Err(Error::Vocabulary {
-            path: path.to_owned(),
-            place: "its length".into(),
-            found: format!("{bytes} bytes"),
-            expected: "at most 64 MiB",
-        });
-    }
-    Ok(fs::read_to_string(path).map_err(CoreError::io("read", path))?)
+fn read_text(dir: &Folder, name: &str) -> Result<String> {
+    let bytes = dir.read(name, MAX_FILE_BYTES)?;
+    let text = String::from_utf8(bytes).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e));
+    Ok(text.map_err(CoreError::io("read", dir.path().join(name)))?)
 }
 
 /// The value that a JSON file holds.
-fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
-    let text = read_text(path)?;
+fn read_json<T: DeserializeOwned>(dir: &Folder, name: &str) -> Result<T> {
+    let text = read_text(dir, name)?;
     Ok(serde_json::from_str(&text)
-        .map_err(|source| CoreError::Json { path: path.to_owned(), source })?)
+        .map_err(|source| CoreError::Json { path: dir.path().join(name), source })?)
 }
 
 /// The value that a JSON file holds, or nothing where there is no such file.
-pub(super) fn read_json_if_present<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
-    match fs::metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        _ => read_json(path).map(Some),
+pub(super) fn read_json_if_present<T: DeserializeOwned>(
+    dir: &Folder,
+    name: &str,
+) -> Result<Option<T>> {
+    match dir.read(name, MAX_FILE_BYTES) {
+        Err(CoreError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+        _ => read_json(dir, name).map(Some),
     }
 }

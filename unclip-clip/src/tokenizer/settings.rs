@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::Path};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Number, Value, json};
-use unclip_core::Error as CoreError;
+use unclip_core::{Error as CoreError, checkpoint::Folder};
 
 use super::{
     read::read_json_if_present,
@@ -118,16 +118,16 @@ impl Settings {
     }
 
     /// Reads both files of `dir`; either may be absent.
-    pub(super) fn read(dir: &Path) -> Result<Self> {
-        let config_path = dir.join("tokenizer_config.json");
-        let config: SettingsFile = read_json_if_present(&config_path)?.unwrap_or_default();
+    pub(super) fn read(dir: &Folder) -> Result<Self> {
+        let file = "tokenizer_config.json";
+        let config: SettingsFile = read_json_if_present(dir, file)?.unwrap_or_default();
         // Since files list their added tokens in the configuration, transformers no longer reads the map.
         let map: SettingsFile = match config.added_tokens_decoder {
             Some(_) => SettingsFile::default(),
-            None => read_json_if_present(&dir.join("special_tokens_map.json"))?.unwrap_or_default(),
+            None => read_json_if_present(dir, "special_tokens_map.json")?.unwrap_or_default(),
         };
         let max_length = match &config.model_max_length {
-            Some(length) => read_length(length, &config_path)?,
+            Some(length) => read_length(length, &dir.path().join(file))?,
             None => DEFAULT_LENGTH,
         };
         let pick = |map: Option<TokenEntry>, config: Option<TokenEntry>, default: &str| {

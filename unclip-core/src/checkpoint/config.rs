@@ -3,8 +3,6 @@
 use std::{
     collections::BTreeSet,
     fmt::Write as _,
-    fs::File,
-    io::Read as _,
     ops::RangeInclusive,
     path::{Path, PathBuf},
 };
@@ -12,6 +10,7 @@ use std::{
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
+use super::folder::Folder;
 use crate::{Error, Result};
 
 /// Larger than any configuration, and small enough to be read whole.
@@ -113,10 +112,19 @@ impl ConfigReader {
     ///
     /// # Errors
     ///
-    /// [`Error::Io`] when it cannot be read; [`Error::Json`] when it is not a JSON object, or larger than 16 MiB.
+    /// [`Error::Io`] when it cannot be read, or is larger than 16 MiB; [`Error::Json`] when it is not a JSON object.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
-        let path = path.as_ref();
-        Self::from_bytes(path, &read_capped(path, MAX_FILE)?)
+        Self::open_in("", path)
+    }
+
+    /// Reads the file called `name` in `dir`.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    pub fn open_in(dir: impl Into<Folder>, name: impl AsRef<Path>) -> Result<Self> {
+        let dir = dir.into();
+        Self::from_bytes(dir.path().join(&name), &dir.read(name, MAX_FILE)?)
     }
 
     /// Reads the object in `text`; errors call it `path`.
@@ -369,26 +377,6 @@ impl ConfigReader {
             self.touched.insert(key.to_owned());
         }
     }
-}
-
-/// The bytes of a file that should be small.
-///
-/// # Errors
-///
-/// [`Error::Io`] when it cannot be read, or is larger than `limit`.
-pub(super) fn read_capped(path: &Path, limit: u64) -> Result<Vec<u8>> {
-    let file = File::open(path).map_err(Error::io("read", path))?;
-    let mut bytes = Vec::new();
-    // One byte more than allowed tells a file at the limit from one beyond it; a pipe has no length to ask for.
-    file.take(limit + 1).read_to_end(&mut bytes).map_err(Error::io("read", path))?;
-    if bytes.len() as u64 > limit {
-        let source = std::io::Error::new(
-            std::io::ErrorKind::FileTooLarge,
-            format!("larger than the {limit} bytes that such a file may have"),
-        );
-        return Err(Error::Io { action: "read", path: path.to_owned(), source });
-    }
-    Ok(bytes)
 }
 
 fn as_size(value: &Value, range: &RangeInclusive<usize>) -> Option<usize> {

@@ -7,7 +7,7 @@ use std::{
 
 use serde_json::{Map, Value, json};
 
-use super::{atomic::write_json_atomic, config::ConfigReader, is_plain_name};
+use super::{atomic::write_json_atomic, config::ConfigReader, folder::Folder, is_plain_name};
 use crate::{Error, Result};
 
 /// The file that makes a folder a model directory.
@@ -128,39 +128,39 @@ impl ModelIndex {
 /// A model directory, opened.
 #[derive(Debug, Clone)]
 pub struct ModelDir {
-    path: PathBuf,
+    folder: Folder,
     index: ModelIndex,
 }
 
 impl ModelDir {
-    /// Opens the directory at `path` and reads its index; the components are not looked at.
+    /// Opens the directory and reads its index; the components are not looked at.
     ///
     /// # Errors
     ///
     /// [`Error::MissingPart`] when there is no `model_index.json`, and what [`ModelIndex::open`] says.
-    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
-        let path = path.as_ref();
-        let file = path.join(INDEX);
-        if !file.is_file() {
+    pub fn open(folder: impl Into<Folder>) -> Result<Self> {
+        let folder = folder.into();
+        if !folder.has(INDEX) {
             return Err(Error::MissingPart {
-                dir: path.to_owned(),
+                dir: folder.path().to_owned(),
                 part: INDEX.to_owned(),
                 expected: "a folder in the layout of diffusers, with an index and a folder for \
                            each component"
                     .to_owned(),
             });
         }
-        Ok(Self::with_index(path, ModelIndex::open(file)?))
+        let index = ModelIndex::read(ConfigReader::open_in(&folder, INDEX)?)?;
+        Ok(Self { folder, index })
     }
 
     /// A directory whose index stands elsewhere: two pipelines may share the folders of one.
-    pub fn with_index(path: impl Into<PathBuf>, index: ModelIndex) -> Self {
-        Self { path: path.into(), index }
+    pub fn with_index(folder: impl Into<Folder>, index: ModelIndex) -> Self {
+        Self { folder: folder.into(), index }
     }
 
     /// The folder.
-    pub fn path(&self) -> &Path {
-        &self.path
+    pub fn folder(&self) -> &Folder {
+        &self.folder
     }
 
     /// The index.
@@ -188,9 +188,9 @@ impl ModelDir {
     /// # Errors
     ///
     /// [`Error::MissingPart`] when the index does not name it, or its folder is not there.
-    pub fn dir(&self, part: &str) -> Result<PathBuf> {
+    pub fn dir(&self, part: &str) -> Result<Folder> {
         let missing = |expected| Error::MissingPart {
-            dir: self.path.clone(),
+            dir: self.folder.path().to_owned(),
             part: part.to_owned(),
             expected,
         };
@@ -198,9 +198,9 @@ impl ModelDir {
         if !self.has(part) || !is_plain_name(part) {
             return Err(missing(format!("an entry `{part}` in {INDEX}")));
         }
-        let dir = self.path.join(part);
-        if !dir.is_dir() {
-            return Err(missing(format!("the folder {}", dir.display())));
+        let dir = self.folder.join(part);
+        if !dir.exists() {
+            return Err(missing(format!("the folder {}", dir.path().display())));
         }
         Ok(dir)
     }
@@ -222,12 +222,12 @@ mod tests {
             let dir = ModelDir::open(set.model_dir()).expect("a model directory");
             assert_eq!(dir.index().class_name, "UnCLIPPipeline");
             assert_eq!(dir.class("prior"), Some("PriorTransformer"));
-            assert!(dir.dir("decoder").expect("is there").join("config.json").is_file());
+            assert!(dir.dir("decoder").expect("is there").has("config.json"));
             let error = dir.dir("image_encoder").expect_err("not in this index").to_string();
             assert!(error.contains("an entry `image_encoder` in model_index.json"), "{error}");
 
-            let file = set.model_dir().join("model_index.image_variation.json");
-            let other = ModelIndex::open(file).expect("the other index");
+            let other = ModelIndex::open(set.model_dir().join("model_index.image_variation.json"));
+            let other = other.expect("the other index");
             let dir = ModelDir::with_index(set.model_dir(), other);
             dir.dir("image_encoder").expect("in this one it is");
         }

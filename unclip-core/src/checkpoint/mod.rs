@@ -6,6 +6,7 @@
 //! | type | reads |
 //! |---|---|
 //! | [`ModelDir`] | the index: which components there are, and where |
+//! | [`Folder`] | files, on disk or in the program |
 //! | [`ConfigReader`] | one JSON configuration, so that every key is honoured, refused or reported |
 //! | [`Weights`] | the tensors of one component, in one file or in shards |
 //! | [`load`] | those tensors into a Burn module, strictly |
@@ -16,6 +17,7 @@
 mod atomic;
 mod config;
 mod convert;
+mod folder;
 mod header;
 #[cfg(feature = "hub")]
 pub mod hub;
@@ -27,6 +29,7 @@ mod weights;
 
 pub use atomic::{write_atomic, write_json_atomic};
 pub use config::ConfigReader;
+pub use folder::Folder;
 pub use inspect::{Summary, TypeSummary};
 pub use layout::{ModelDir, ModelIndex, Part};
 pub use load::{LoadOptions, WeightPrecision, checkpoint_name, load, shapes};

@@ -17,8 +17,9 @@ use burn::tensor::{DType, TensorData};
 
 pub use super::header::{Header, TensorInfo};
 use super::{
-    config::{ConfigReader, read_capped},
+    config::ConfigReader,
     convert::{self, burn_type, is_float},
+    folder::{Folder, Opened},
     header::LENGTH,
     is_plain_name,
 };
@@ -51,7 +52,14 @@ pub struct Weights {
 #[derive(Debug)]
 struct Source {
     path: PathBuf,
-    file: Mutex<File>,
+    bytes: Bytes,
+}
+
+#[derive(Debug)]
+enum Bytes {
+    /// A file, whose position each reader sets anew.
+    Disk(Mutex<File>),
+    Embedded(&'static [u8]),
 }
 
 impl Weights {
@@ -65,23 +73,19 @@ impl Weights {
     ///
     /// [`Error::MissingPart`] when there is neither, naming what is there instead when that is another variant or
     /// weights in Python's pickle format; [`Error::Safetensors`] when a file is damaged; [`Error::Io`].
-    pub fn open(dir: impl AsRef<Path>, stem: &str, variant: Option<&str>) -> Result<Self> {
-        let dir = dir.as_ref();
-        match Self::find(dir, stem, variant) {
-            Some(path) if path.extension().is_some_and(|end| end == "json") => {
-                Self::open_index(path)
-            }
-            Some(path) => Self::open_file(path),
-            None => Err(missing(dir, stem, variant)),
+    pub fn open(dir: impl Into<Folder>, stem: &str, variant: Option<&str>) -> Result<Self> {
+        let dir = dir.into();
+        match Self::find(&dir, stem, variant) {
+            Some(name) if name.ends_with(".json") => Self::index_in(&dir, name.as_ref()),
+            Some(name) => Self::file_in(&dir, name.as_ref()),
+            None => Err(missing(&dir, stem, variant)),
         }
     }
 
-    /// The file that [`open`](Self::open) would read: weights, or an index ending in `.json`.
-    pub fn find(dir: impl AsRef<Path>, stem: &str, variant: Option<&str>) -> Option<PathBuf> {
-        candidates(stem, variant)
-            .into_iter()
-            .map(|name| dir.as_ref().join(name))
-            .find(|path| path.is_file())
+    /// The name of the file that [`open`](Self::open) would read: weights, or an index ending in `.json`.
+    pub fn find(dir: impl Into<Folder>, stem: &str, variant: Option<&str>) -> Option<String> {
+        let dir = dir.into();
+        candidates(stem, variant).into_iter().find(|name| dir.has(name))
     }
 
     /// Opens one safetensors file.
@@ -89,11 +93,14 @@ impl Weights {
     /// # Errors
     ///
     /// [`Error::Io`] when it cannot be read; [`Error::Safetensors`] when it is damaged.
-    pub fn open_file(path: impl Into<PathBuf>) -> Result<Self> {
-        let path = path.into();
-        let (source, header) = Source::open(path.clone())?;
+    pub fn open_file(path: impl AsRef<Path>) -> Result<Self> {
+        Self::file_in(&Folder::from(""), path.as_ref())
+    }
+
+    fn file_in(dir: &Folder, name: &Path) -> Result<Self> {
+        let (source, header) = Source::open(dir, name)?;
         let Header { tensors, metadata } = header;
-        Ok(Self { path, files: vec![source], tensors, metadata })
+        Ok(Self { path: dir.path().join(name), files: vec![source], tensors, metadata })
     }
 
     /// Opens a sharded set by its index.
@@ -102,12 +109,17 @@ impl Weights {
     ///
     /// As [`open_file`](Self::open_file) for every shard, and [`Error::Safetensors`] or [`Error::Config`] when the
     /// index disagrees with them or names a file outside its folder.
-    pub fn open_index(path: impl Into<PathBuf>) -> Result<Self> {
-        let path = path.into();
-        let refuse = |reason| Err(Error::Safetensors { path: path.clone(), reason });
-        let mut index = ConfigReader::from_bytes(&path, &read_capped(&path, MAX_INDEX)?)?;
-        let map: BTreeMap<String, String> = index.required("weight_map")?;
+    pub fn open_index(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
         let dir = path.parent().unwrap_or(Path::new(""));
+        Self::index_in(&Folder::from(dir), path.file_name().unwrap_or_default().as_ref())
+    }
+
+    fn index_in(dir: &Folder, name: &Path) -> Result<Self> {
+        let path = dir.path().join(name);
+        let refuse = |reason| Err(Error::Safetensors { path: path.clone(), reason });
+        let mut index = ConfigReader::from_bytes(&path, &dir.read(name, MAX_INDEX)?)?;
+        let map: BTreeMap<String, String> = index.required("weight_map")?;
 
         let mut shards: BTreeMap<&str, usize> = BTreeMap::new();
         for name in map.values() {
@@ -127,7 +139,7 @@ impl Weights {
         let mut names: Vec<(&str, usize)> = shards.iter().map(|(&k, &v)| (k, v)).collect();
         names.sort_by_key(|&(_, number)| number);
         for (shard, number) in names {
-            let (source, header) = Source::open(dir.join(shard))?;
+            let (source, header) = Source::open(dir, shard.as_ref())?;
             files.push(source);
             metadata.extend(header.metadata);
             for (name, info) in header.tensors {
@@ -230,17 +242,23 @@ impl Weights {
 }
 
 impl Source {
-    fn open(path: PathBuf) -> Result<(Self, Header)> {
-        let mut file = File::open(&path).map_err(Error::io("read", &path))?;
+    fn open(dir: &Folder, name: &Path) -> Result<(Self, Header)> {
+        let path = dir.path().join(name);
+        let (bytes, length) = match dir.open(name)? {
+            Opened::Disk(file) => {
+                let length = file.metadata().map_err(Error::io("read", &path))?.len();
+                (Bytes::Disk(Mutex::new(file)), length)
+            }
+            Opened::Embedded(bytes) => (Bytes::Embedded(bytes), bytes.len() as u64),
+        };
         let damaged = |reason| Error::Safetensors { path: path.clone(), reason };
-        let length = file.metadata().map_err(Error::io("read", &path))?.len();
-        let mut start = [0; size_of::<u64>()];
         if length < LENGTH {
             return Err(damaged(format!("it has {length} bytes, too few for a header")));
         }
-        file.read_exact(&mut start).map_err(Error::io("read", &path))?;
+        let source = Self { path: path.clone(), bytes };
+        let mut start = [0; size_of::<u64>()];
+        source.fill("the header's length", 0, &mut start)?;
         let header = Header::length(start, length).map_err(damaged)?;
-        let source = Self { path: path.clone(), file: Mutex::new(file) };
         // Not longer than the file, nor than the format allows.
         let mut json = vec![0; usize::try_from(header).unwrap_or_default()];
         source.fill("the header", LENGTH, &mut json)?;
@@ -250,10 +268,18 @@ impl Source {
 
     /// Fills `buffer` from the byte `offset` on. Errors call it `what`.
     fn fill(&self, what: &str, offset: u64, buffer: &mut [u8]) -> Result<()> {
-        // A panic elsewhere cannot have broken a file handle, whose position is set anew here.
-        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        file.seek(SeekFrom::Start(offset)).map_err(Error::io("read", &self.path))?;
-        match file.read_exact(buffer) {
+        let read = match &self.bytes {
+            Bytes::Disk(file) => {
+                // A panic elsewhere cannot have broken a file handle, whose position is set anew here.
+                let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
+                file.seek(SeekFrom::Start(offset)).and_then(|_| file.read_exact(buffer))
+            }
+            Bytes::Embedded(bytes) => {
+                let from = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
+                (&bytes[from..]).read_exact(buffer)
+            }
+        };
+        match read {
             Err(error) if error.kind() == ErrorKind::UnexpectedEof => {
                 Err(self.error(format!("it was cut short while it was read, within `{what}`")))
             }
@@ -283,14 +309,9 @@ pub(super) fn candidates(stem: &str, variant: Option<&str>) -> Vec<String> {
 }
 
 /// The error for weights that are not there, with what is there instead.
-fn missing(dir: &Path, stem: &str, variant: Option<&str>) -> Error {
+fn missing(dir: &Folder, stem: &str, variant: Option<&str>) -> Error {
     let mut expected = candidates(stem, variant)[..2].join(" or ");
-    let mut others: Vec<String> = std::fs::read_dir(dir)
-        .into_iter()
-        .flatten()
-        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-        .collect();
-    others.sort();
+    let others = dir.names();
     let weights: Vec<&str> =
         others.iter().map(String::as_str).filter(|name| name.ends_with(".safetensors")).collect();
     if !weights.is_empty() {
@@ -303,7 +324,7 @@ fn missing(dir: &Path, stem: &str, variant: Option<&str>) -> Error {
              not read: convert it with `save_pretrained(.., safe_serialization=True)`"
         );
     }
-    Error::MissingPart { dir: dir.to_owned(), part: "its weights".to_owned(), expected }
+    Error::MissingPart { dir: dir.path().to_owned(), part: "its weights".to_owned(), expected }
 }
 
 #[cfg(test)]

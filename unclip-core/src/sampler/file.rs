@@ -1,21 +1,23 @@
 //! Diffusers' `scheduler_config.json`.
 
-use std::{fs::File, io::Read as _, path::Path};
+use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
 use super::{SamplerConfig, SamplerKind, Spacing, Variance};
 use crate::{
     Error, Result,
-    checkpoint::ConfigReader,
+    checkpoint::{ConfigReader, Folder},
     diffusion::{BetaSchedule, MAX_TRAIN_TIMESTEPS, NoiseSchedule, Prediction},
 };
 
+/// The file that diffusers writes for a scheduler.
+const FILE: &str = "scheduler_config.json";
 /// Larger than any such file.
 const MAX_FILE: u64 = 1 << 20;
 
 impl SamplerConfig {
-    /// Reads a `scheduler_config.json` of diffusers' `UnCLIPScheduler`, `DDPMScheduler`, `DDIMScheduler` or
+    /// Reads the `scheduler_config.json` in `dir`, of diffusers' `UnCLIPScheduler`, `DDPMScheduler`, `DDIMScheduler` or
     /// `DPMSolverMultistepScheduler`.
     ///
     /// Keys that are absent have that class's defaults.
@@ -24,12 +26,10 @@ impl SamplerConfig {
     ///
     /// [`Error::Io`] or [`Error::Json`] when the file cannot be read, and [`Error::Config`] naming the key when a value
     /// is wrong or not implemented.
-    pub fn read(path: impl AsRef<Path>) -> Result<Self> {
-        let path = path.as_ref();
-        let mut text = Vec::new();
-        let file = File::open(path).map_err(Error::io("read", path))?;
-        file.take(MAX_FILE).read_to_end(&mut text).map_err(Error::io("read", path))?;
-        Self::from_text(path, text)
+    pub fn from_dir(dir: impl Into<Folder>) -> Result<Self> {
+        let dir = dir.into();
+        let text = dir.read(FILE, MAX_FILE)?;
+        Self::from_text(&dir.path().join(FILE), text)
     }
 
     /// Reads the content of a `scheduler_config.json`, which errors call `path`.
@@ -238,8 +238,8 @@ mod tests {
                 ("decoder", SamplerConfig::karlo_decoder()),
                 ("super_res", SamplerConfig::karlo_super_res()),
             ] {
-                let path = set.model_dir().join(format!("{stage}_scheduler/scheduler_config.json"));
-                assert_eq!(SamplerConfig::read(path).expect("a scheduler"), expected, "{stage}");
+                let dir = set.model_dir().join(format!("{stage}_scheduler"));
+                assert_eq!(SamplerConfig::from_dir(dir).expect("a scheduler"), expected, "{stage}");
             }
         }
     }

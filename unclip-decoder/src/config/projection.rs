@@ -1,10 +1,10 @@
 //! The sizes of the text projection.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::Serialize;
 use serde_json::{Value, json};
-use unclip_core::checkpoint::ConfigReader;
+use unclip_core::checkpoint::{ConfigReader, Folder};
 
 use crate::Result;
 
@@ -45,8 +45,8 @@ impl TextProjectionConfig {
     ///
     /// [`unclip_core::Error::Io`] and [`unclip_core::Error::Json`] when it cannot be read,
     /// [`unclip_core::Error::Config`] when a key is missing or wrong.
-    pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
-        Self::read(ConfigReader::open(dir.as_ref().join("config.json"))?)
+    pub fn open(dir: impl Into<Folder>) -> Result<Self> {
+        Self::read(ConfigReader::open_in(dir, "config.json")?)
     }
 
     /// Reads a configuration from `text`; errors call it `path`.

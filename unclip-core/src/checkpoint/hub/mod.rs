@@ -198,12 +198,12 @@ impl Session<'_> {
             }
             let stems = [DIFFUSERS_STEM, TRANSFORMERS_STEM];
             let found = stems.iter().find_map(|stem| Weights::find(&dir, stem, self.variant()));
-            let Some(path) = found else {
+            let Some(name) = found else {
                 let name = candidates(DIFFUSERS_STEM, self.variant()).swap_remove(0);
                 return Err(missing(&join(&folder, &name)));
             };
-            if path.extension().is_some_and(|end| end == "json") {
-                let shards = shards(&path).map_err(|e| e.to_string())?;
+            if name.ends_with(".json") {
+                let shards = shards(&dir.join(&name)).map_err(|e| e.to_string())?;
                 if let Some(shard) = shards.iter().find(|shard| !dir.join(shard).is_file()) {
                     return Err(missing(&join(&folder, shard)));
                 }
