@@ -114,6 +114,10 @@ impl Path {
         self.0 >= Isa::Avx512Bf16
     }
 
+    pub(crate) fn isa(self) -> Isa {
+        self.0
+    }
+
     /// Runs `work` compiled for this path's vectors.
     ///
     /// What is inlined into `work` (mark it `#[inline(always)]`) may be vectorised with the path's instructions; what

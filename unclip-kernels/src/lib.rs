@@ -3,12 +3,34 @@
 //! Everything here works on slices, channels last, and knows no tensor library. The one crate of the workspace with
 //! `unsafe` code: kernels check their operands' sizes at a safe boundary, and each unsafe block says why it holds.
 //!
+//! A layer packs its weights once ([`Weights`], f32 or bf16), and computes with [`Conv`] or [`linear()`]. What stands in
+//! front of a convolution belongs to its [`Input`]: a group norm's scale and shift, SiLU; what follows belongs to its
+//! [`Epilogue`]: bias, activation, residual; neither passes through memory on its own. Activations are f32 or bf16
+//! on either side ([`Element`]).
+//!
 //! | module | holds |
 //! |---|---|
 //! | [`cpu`] | which instructions the processor has, and which are used: a [`cpu::Path`] |
 //! | [`parallel`] | splitting work over rayon's pool so that results do not depend on the number of threads |
 
+mod aligned;
 #[cfg(target_arch = "x86_64")]
 mod amx;
+mod conv;
 pub mod cpu;
+mod element;
+mod epilogue;
+mod gemm;
+mod linear;
+mod math;
+mod pack;
 pub mod parallel;
+mod scratch;
+mod stage;
+
+pub use conv::Conv;
+pub use element::Element;
+pub use epilogue::{Activation, Epilogue};
+pub use linear::linear;
+pub use pack::{Format, Weights};
+pub use stage::{Input, Resample, Size};

@@ -3,7 +3,7 @@
 //! The rule behind that: the cut into tasks follows from shapes alone, a task's result follows from its number alone,
 //! and partial results meet in the order of their numbers. A pool entered with `ThreadPool::install` is honoured.
 
-use std::ops::Range;
+use std::{marker::PhantomData, ops::Range};
 
 use rayon::prelude::*;
 
@@ -60,6 +60,48 @@ pub fn part(len: usize, unit: usize, parts: usize, index: usize) -> Range<usize>
     start(index).min(len)..start(index + 1).min(len)
 }
 
+/// A slice of which several tasks write parts that do not overlap but interleave, such as columns of a matrix.
+#[derive(Debug)]
+pub(crate) struct Shared<'a, T> {
+    start: *mut T,
+    len: usize,
+    borrow: PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: a `Shared` gives out parts of a `&mut [T]`, which may be sent when `T` may; `slice` asks its caller that
+// parts in use at the same time are disjoint, so two threads never hold the same value.
+unsafe impl<T: Send> Send for Shared<'_, T> {}
+// SAFETY: as above; through a shared reference nothing but `slice` is to be had.
+unsafe impl<T: Send> Sync for Shared<'_, T> {}
+
+impl<'a, T> Shared<'a, T> {
+    pub(crate) fn new(values: &'a mut [T]) -> Self {
+        Self { start: values.as_mut_ptr(), len: values.len(), borrow: PhantomData }
+    }
+
+    /// The values of `range`.
+    ///
+    /// # Panics
+    ///
+    /// When `range` does not lie inside the slice.
+    ///
+    /// # Safety
+    ///
+    /// While the result lives, no other result of this method that overlaps it may exist.
+    #[expect(clippy::mut_from_ref, reason = "the caller promises that parts in use are disjoint")]
+    #[inline]
+    pub(crate) unsafe fn slice(&self, range: Range<usize>) -> &mut [T] {
+        assert!(
+            range.start <= range.end && range.end <= self.len,
+            "{range:?} lies outside of a slice of {}",
+            self.len
+        );
+        // SAFETY: the range was just checked against the slice borrowed for `'a`; the caller promises that nothing
+        // else refers to these values.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(range.start), range.len()) }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -83,5 +125,26 @@ mod tests {
     #[test]
     fn results_come_in_the_order_of_their_tasks() {
         assert_eq!(map(5, |index| index * index), [0, 1, 4, 9, 16]);
+    }
+
+    #[test]
+    fn tasks_write_interleaved_columns() {
+        let mut values = vec![0; 12];
+        let shared = Shared::new(&mut values);
+        for_each(3, |column| {
+            for row in 0..4 {
+                let at = row * 3 + column;
+                // SAFETY: only the task of this column touches the value at this row and column.
+                unsafe { shared.slice(at..at + 1).fill(column) };
+            }
+        });
+        assert_eq!(values, [0, 1, 2].repeat(4));
+    }
+
+    #[test]
+    #[should_panic(expected = "lies outside")]
+    fn a_part_past_the_end_is_refused() {
+        // SAFETY: no other part exists.
+        unsafe { Shared::new(&mut [0; 4]).slice(2..5) };
     }
 }

@@ -1,0 +1,195 @@
+//! Convolution as a product of matrices that is never laid out.
+//!
+//! A task stages its part of the input once, with padding, as `[images, rows, columns, channels]`. The window of an
+//! output pixel is then a fixed set of distances from its first pixel, the same for every pixel: the steps. Sixteen
+//! pixels whose windows begin at equal distances form a tile of rows: sixteen neighbours in a row of the output, or,
+//! where rows are short, sixteen that follow each other in the staged picture, of which those in the padding are
+//! computed and thrown away.
+
+use super::{
+    Geometry,
+    plan::{Plan, Problem, Task, run_len},
+};
+use crate::{
+    cpu::Path,
+    element::Element,
+    epilogue::{Epilogue, Output, Rows},
+    gemm::{Block, Compute, Panels, Staged, Step, TILE, Unit},
+    pack::{Packed, steps},
+    parallel,
+    scratch::{self, Scratch},
+    stage::{Input, Region, Size, stage},
+};
+
+/// Computes the convolution.
+///
+/// # Panics
+///
+/// When the length of `input`, of `output` or of an operand of `epilogue` does not fit the sizes.
+pub(super) fn run<S: Compute, T: Element, U: Element>(
+    path: Path,
+    weights: &Packed<S>,
+    geometry: &Geometry,
+    input: &Input<'_, T>,
+    epilogue: Epilogue<'_, U>,
+    output: &mut [U],
+) {
+    input.check(weights.depth);
+    let output = Output::new(output, geometry.output, weights.columns, epilogue);
+    if geometry.output.pixels() == 0 {
+        return;
+    }
+    let problem = Problem {
+        output: geometry.output,
+        kernel: weights.kernel,
+        stride: geometry.stride,
+        depth: weights.depth,
+        panels: weights.panels(),
+    };
+    let plan = Plan::new::<S>(&problem, rayon::current_num_threads());
+    parallel::for_each(plan.tasks(), |index| {
+        let task = plan.task(index);
+        let job = Job { path, weights, geometry, input, output: &output, task: &task };
+        S::with_scratch(|scratch| job.run(scratch));
+    });
+}
+
+/// Sixteen rows of the left operand.
+#[derive(Debug, Clone, Copy)]
+struct RowTile {
+    /// Where the first begins in the staged input.
+    start: usize,
+    rows: Rows,
+}
+
+/// One task and all it refers to.
+struct Job<'a, S, T, U> {
+    path: Path,
+    weights: &'a Packed<S>,
+    geometry: &'a Geometry,
+    input: &'a Input<'a, T>,
+    output: &'a Output<'a, U>,
+    task: &'a Task,
+}
+
+impl<S: Compute, T: Element, U: Element> Job<'_, S, T, U> {
+    fn run(&self, scratch: &mut Scratch<S>) {
+        let Task { images, rows, columns, panels } = self.task;
+        if images.is_empty() || rows.is_empty() || columns.is_empty() || panels.is_empty() {
+            return;
+        }
+        let region = self.region();
+        let pixel = S::pixel(self.weights.depth);
+        let row_stride = self.geometry.stride * pixel;
+        // Rows that only fill the last tile read up to this much past the region; what they find is never used.
+        let staged = scratch.staged.set_len(region.len::<S>() + TILE * row_stride);
+        stage(self.path, self.input, self.geometry.grid, &region, staged);
+        let staged = &*staged;
+
+        let steps = steps::<S>(self.weights.kernel, self.weights.depth, region.columns);
+        let row_tiles = self.row_tiles(region.rows, region.columns, pixel);
+        let unit = Unit::new(self.path);
+        let blocks = steps.len().div_ceil(S::STEPS);
+        let kept = if blocks > 1 { row_tiles.len().div_ceil(2) } else { 1 };
+        let sums = scratch::tiles(&mut scratch.sums, kept * 2 * S::WIDTH);
+
+        for first in panels.clone().step_by(S::WIDTH) {
+            let width = S::WIDTH.min(panels.end - first);
+            let mut packed = &self.weights.values[first * self.weights.panel_len()..];
+            let mut after = S::WIDTH * self.weights.panel_len();
+            for (block, steps) in steps.chunks(S::STEPS).enumerate() {
+                for (index, pair) in row_tiles.chunks(2).enumerate() {
+                    let sums = &mut sums[index % kept * 2 * width..][..2 * width];
+                    let last = pair.len() - 1;
+                    // Behind this block's values come the next block's, or those of the next panels.
+                    let next = if block + 1 < blocks { depth(steps) * TILE } else { after };
+                    let ahead = next + index * depth(steps) * TILE / 8;
+                    let operands = Block {
+                        staged: Staged {
+                            values: staged,
+                            starts: [pair[0].start, pair[last].start],
+                            row_stride,
+                            depth_stride: 1,
+                        },
+                        panels: Panels {
+                            values: packed,
+                            panel_stride: self.weights.panel_len(),
+                            depth_stride: TILE,
+                            ahead,
+                        },
+                        steps,
+                        sums,
+                        fresh: block == 0,
+                    };
+                    S::multiply(&unit, operands);
+                    if block + 1 == blocks {
+                        for (row_tile, sums) in pair.iter().zip(sums.chunks(width)) {
+                            // SAFETY: the tasks of a plan share no pixel and channel, and this task writes each once.
+                            unsafe {
+                                self.output.write(self.path, sums, &row_tile.rows, first * TILE);
+                            }
+                        }
+                    }
+                }
+                packed = &packed[depth(steps) * TILE..];
+                after -= depth(steps) * TILE;
+            }
+        }
+    }
+
+    /// The part of the input under the windows of this task's pixels.
+    fn region(&self) -> Region {
+        let Task { images, rows, columns, .. } = self.task;
+        let stride = self.geometry.stride;
+        let origin = |start: usize| self.geometry.origin.saturating_add_unsigned(start * stride);
+        let extent = |len: usize, kernel: usize| (len - 1) * stride + kernel;
+        Region {
+            images: images.clone(),
+            origin: [origin(rows.start), origin(columns.start)],
+            rows: extent(rows.len(), self.weights.kernel[0]),
+            columns: extent(columns.len(), self.weights.kernel[1]),
+            channels: 0..self.weights.depth,
+            depth: self.weights.depth,
+        }
+    }
+
+    /// The tiles of rows that cover this task's pixels, for pictures staged as `staged_rows` of `pitch` pixels.
+    fn row_tiles(&self, staged_rows: usize, pitch: usize, pixel: usize) -> Vec<RowTile> {
+        let Task { images, rows, columns, .. } = self.task;
+        let Size { height, width, .. } = self.geometry.output;
+        let stride = self.geometry.stride;
+        let run = run_len(rows.len(), columns.len(), self.weights.kernel[1]);
+        let by_row = rows.len() * columns.len().div_ceil(TILE);
+        // A run is all pixels of the task in one picture, or those of one row.
+        let (runs, run, run_pitch) = if stride == 1 && run.div_ceil(TILE) < by_row {
+            (1, run, pitch)
+        } else {
+            (rows.len(), columns.len(), columns.len())
+        };
+        let mut tiles = Vec::with_capacity(images.len() * runs * run.div_ceil(TILE));
+        for (at, image) in images.clone().enumerate() {
+            for row in 0..runs {
+                let start = (at * staged_rows + row * stride) * pitch;
+                for first in (0..run).step_by(TILE) {
+                    let pixels = std::array::from_fn(|offset| {
+                        let (below, column) =
+                            ((first + offset) / run_pitch, (first + offset) % run_pitch);
+                        let inside = first + offset < run && column < columns.len();
+                        inside.then(|| {
+                            let row = image * height + rows.start + row + below;
+                            row * width + columns.start + column
+                        })
+                    });
+                    let start = (start + first * stride) * pixel;
+                    tiles.push(RowTile { start, rows: Rows { image, pixels } });
+                }
+            }
+        }
+        tiles
+    }
+}
+
+/// Values along the depth of `steps`.
+fn depth(steps: &[Step]) -> usize {
+    steps.iter().map(|step| step.len).sum()
+}

@@ -1,0 +1,203 @@
+//! What happens to sums on their way to the output.
+
+use crate::{
+    cpu::Path,
+    element::Element,
+    gemm::{CTile, TILE},
+    math,
+    parallel::Shared,
+    stage::Size,
+};
+
+/// An activation applied to sums before they are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Activation {
+    /// None.
+    #[default]
+    Identity,
+    /// `x · σ(x)`.
+    Silu,
+    /// `x · Φ(x)` with the exact normal distribution.
+    Gelu,
+    /// `x · σ(1.702 x)`, CLIP's activation.
+    QuickGelu,
+}
+
+/// What is done to sums before they are written: `activation(sum + bias + image bias) + residual`.
+#[derive(Debug, Clone, Copy)]
+pub struct Epilogue<'a, U> {
+    bias: Option<&'a [f32]>,
+    image_bias: Option<&'a [f32]>,
+    activation: Activation,
+    residual: Option<&'a [U]>,
+}
+
+impl<U> Default for Epilogue<'_, U> {
+    fn default() -> Self {
+        Self { bias: None, image_bias: None, activation: Activation::Identity, residual: None }
+    }
+}
+
+impl<'a, U: Element> Epilogue<'a, U> {
+    /// Writes the sums as they are.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds `[channels_out]`.
+    #[must_use]
+    pub fn bias(mut self, bias: &'a [f32]) -> Self {
+        self.bias = Some(bias);
+        self
+    }
+
+    /// Adds `[batch, channels_out]`: a value for each picture and channel, such as a projected time embedding.
+    #[must_use]
+    pub fn image_bias(mut self, bias: &'a [f32]) -> Self {
+        self.image_bias = Some(bias);
+        self
+    }
+
+    /// Applies an activation after the biases.
+    #[must_use]
+    pub fn activation(mut self, activation: Activation) -> Self {
+        self.activation = activation;
+        self
+    }
+
+    /// Adds values of the output's shape, after the activation.
+    #[must_use]
+    pub fn residual(mut self, residual: &'a [U]) -> Self {
+        self.residual = Some(residual);
+        self
+    }
+
+    /// Compares the lengths with the output's shape.
+    ///
+    /// # Panics
+    ///
+    /// When they differ.
+    pub(crate) fn check(&self, size: Size, channels: usize, output: usize) {
+        let expected = size.pixels().checked_mul(channels);
+        assert!(
+            expected == Some(output),
+            "an output of {size:?} with {channels} channels cannot have {output} values"
+        );
+        if let Some(bias) = self.bias {
+            assert!(bias.len() == channels, "a bias of {} for {channels} channels", bias.len());
+        }
+        if let Some(bias) = self.image_bias {
+            assert!(
+                bias.len() == size.batch * channels,
+                "an image bias of {} values for {} pictures of {channels} channels",
+                bias.len(),
+                size.batch
+            );
+        }
+        if let Some(residual) = self.residual {
+            assert!(
+                residual.len() == output,
+                "a residual of {} values for an output of {output}",
+                residual.len()
+            );
+        }
+    }
+}
+
+/// Where the 16 rows of a tile of sums belong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Rows {
+    /// The picture they are all of.
+    pub(crate) image: usize,
+    /// The pixel of the output that each row is; none for a row that was computed only to fill the tile.
+    pub(crate) pixels: [Option<usize>; TILE],
+}
+
+/// The output of an operation, while tasks write to it.
+#[derive(Debug)]
+pub(crate) struct Output<'a, U> {
+    values: Shared<'a, U>,
+    channels: usize,
+    epilogue: Epilogue<'a, U>,
+}
+
+impl<'a, U: Element> Output<'a, U> {
+    /// `values` of shape `size` and `channels`.
+    ///
+    /// # Panics
+    ///
+    /// When the lengths of `values` or of the epilogue's operands differ from that.
+    pub(crate) fn new(
+        values: &'a mut [U],
+        size: Size,
+        channels: usize,
+        epilogue: Epilogue<'a, U>,
+    ) -> Self {
+        epilogue.check(size, channels, values.len());
+        Self { values: Shared::new(values), channels, epilogue }
+    }
+
+    /// Writes tiles of sums that lie side by side, from channel `first` on.
+    ///
+    /// # Safety
+    ///
+    /// No other thread writes these channels of these pixels.
+    pub(crate) unsafe fn write(&self, path: Path, sums: &[CTile], rows: &Rows, first: usize) {
+        path.vectorize(
+            #[inline(always)]
+            || {
+                for (panel, sums) in sums.iter().enumerate() {
+                    // SAFETY: the caller's promise, for this panel's channels.
+                    unsafe { self.write_panel(sums, rows, first + panel * TILE) };
+                }
+            },
+        );
+    }
+
+    /// # Safety
+    ///
+    /// As [`write`](Self::write).
+    #[inline(always)]
+    unsafe fn write_panel(&self, sums: &CTile, rows: &Rows, first: usize) {
+        let width = TILE.min(self.channels - first);
+        let mut bias = [0.0; TILE];
+        let image = rows.image * self.channels;
+        for (values, start) in [(self.epilogue.bias, 0), (self.epilogue.image_bias, image)] {
+            if let Some(values) = values {
+                for (bias, value) in bias.iter_mut().zip(&values[start + first..][..width]) {
+                    *bias += value;
+                }
+            }
+        }
+        for (sums, pixel) in sums.0.iter().zip(rows.pixels) {
+            let Some(pixel) = pixel else { continue };
+            let start = pixel * self.channels + first;
+            let mut values: [f32; TILE] = std::array::from_fn(|at| sums[at] + bias[at]);
+            match self.epilogue.activation {
+                Activation::Identity => {}
+                Activation::Silu => values = values.map(math::silu),
+                Activation::Gelu => values = values.map(math::gelu),
+                Activation::QuickGelu => values = values.map(math::quick_gelu),
+            }
+            // SAFETY: the caller's promise.
+            let output = unsafe { self.values.slice(start..start + width) };
+            let residual = self.epilogue.residual.map(|residual| &residual[start..start + width]);
+            // A whole row of 16 has a length that the compiler knows.
+            if let Some(output) = output.first_chunk_mut::<TILE>() {
+                if let Some(residual) = residual.and_then(|residual| residual.first_chunk::<TILE>())
+                {
+                    for (value, residual) in values.iter_mut().zip(residual) {
+                        *value += residual.widen();
+                    }
+                }
+                *output = values.map(U::narrow);
+            } else {
+                for (at, output) in output.iter_mut().enumerate() {
+                    *output = U::narrow(
+                        values[at] + residual.map_or(0.0, |residual| residual[at].widen()),
+                    );
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! The innermost loops: sums of products over a block of 32 rows and up to three panels of 16 columns.
+//!
+//! Every operation of this crate ends here. The left operand is *staged*: values lie so that each row of a tile is
+//! found at a fixed distance from the one before it, and each [`Step`] along the depth at a fixed distance from the
+//! row's start; a convolution's taps are such distances, so no patch is ever copied out. The right operand is
+//! *packed* in panels of 16 columns. Sums are kept in [`CTile`]s, 16 × 16 in f32.
+//!
+//! The kernels of all paths read the same layouts. [`Block::check`] is the one place where operands meet their
+//! bounds: past it, a kernel touches only what was checked.
+
+#[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod portable;
+
+use half::bf16;
+
+#[cfg(target_arch = "x86_64")]
+use crate::{amx::Tiles, cpu::Isa};
+use crate::{cpu::Path, element::Element, scratch::Scratched};
+
+/// Rows and columns of a tile of sums, and columns of a panel.
+pub(crate) const TILE: usize = 16;
+
+/// Channels of one step, at most.
+pub(crate) const CHUNK: usize = 32;
+
+/// 16 × 16 sums, row after row.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[repr(C, align(64))]
+pub(crate) struct CTile(pub(crate) [[f32; TILE]; TILE]);
+
+impl CTile {
+    pub(crate) const ZERO: Self = Self([[0.0; TILE]; TILE]);
+}
+
+/// A run along the depth that is contiguous in both operands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub(crate) struct Step {
+    /// Distance of the run from the start of a row of the staged operand, in values.
+    pub(crate) offset: usize,
+    /// Values along the depth; always [`CHUNK`] for bf16.
+    pub(crate) len: usize,
+}
+
+/// The staged operand of a [`Block`].
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Staged<'a, S> {
+    pub(crate) values: &'a [S],
+    /// Where the first row of each of the two row tiles starts; equal when there is only one.
+    pub(crate) starts: [usize; 2],
+    /// Distance from one row to the next.
+    pub(crate) row_stride: usize,
+    /// Distance from one value along the depth to the next; 1 for bf16.
+    pub(crate) depth_stride: usize,
+}
+
+/// The packed operand of a [`Block`].
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Panels<'a, S> {
+    /// From the first value that the block uses.
+    pub(crate) values: &'a [S],
+    /// Distance from one panel to the next.
+    pub(crate) panel_stride: usize,
+    /// Distance from one row of 16 columns to the next; [`TILE`] for bf16, where a row is of pairs.
+    pub(crate) depth_stride: usize,
+    /// Distance from the first value to what will be used next, for kernels that fetch ahead: they touch an eighth
+    /// of a block's values from there on, in the first panel and in the second.
+    pub(crate) ahead: usize,
+}
+
+/// `sums += staged × panels`, or `=` when `fresh`.
+#[derive(Debug)]
+pub(crate) struct Block<'a, S> {
+    pub(crate) staged: Staged<'a, S>,
+    pub(crate) panels: Panels<'a, S>,
+    pub(crate) steps: &'a [Step],
+    /// Tiles of the first 16 rows, one a panel, then of the second 16 rows. Their number says how many panels.
+    pub(crate) sums: &'a mut [CTile],
+    pub(crate) fresh: bool,
+}
+
+impl<S: Compute> Block<'_, S> {
+    /// The number of panels.
+    pub(crate) fn width(&self) -> usize {
+        self.sums.len() / 2
+    }
+
+    /// Compares every operand with what the steps will touch, and returns the furthest offset of the steps.
+    ///
+    /// # Panics
+    ///
+    /// When an operand is too short, or the number of sums is not two tiles for each of 1 to [`Compute::WIDTH`] panels.
+    fn check(&self) {
+        let width = self.width();
+        assert!(
+            self.sums.len().is_multiple_of(2) && (1..=S::WIDTH).contains(&width),
+            "a block takes 2 tiles for each of 1 to {} panels, not {} tiles",
+            S::WIDTH,
+            self.sums.len()
+        );
+        let Staged { values, starts, row_stride, depth_stride } = self.staged;
+        let mut depth = 0;
+        let mut reach = 0;
+        for step in self.steps {
+            assert!(
+                step.len.is_multiple_of(S::UNIT) && step.len > 0,
+                "a step of {} values",
+                step.len
+            );
+            depth += step.len;
+            reach = reach.max(step.offset + (step.len - 1) * depth_stride);
+        }
+        let last = starts[0].max(starts[1]) + (TILE - 1) * row_stride + reach;
+        assert!(
+            self.steps.is_empty() || last < values.len(),
+            "the staged operand has {} values, the block reads number {last}",
+            values.len()
+        );
+        // A packed row holds one value of 16 columns, or a pair of each.
+        let rows = depth / S::PAIR;
+        let end = (width - 1) * self.panels.panel_stride
+            + rows.saturating_sub(1) * self.panels.depth_stride * S::PAIR
+            + TILE * S::PAIR;
+        assert!(
+            self.steps.is_empty() || end <= self.panels.values.len(),
+            "the panels have {} values, the block reads {end}",
+            self.panels.values.len()
+        );
+        assert!(
+            S::PAIR == 1 || (depth_stride == 1 && self.panels.depth_stride == TILE),
+            "pairs along the depth lie side by side"
+        );
+    }
+}
+
+/// A type that products are computed in: f32, or bf16 with f32 sums.
+pub(crate) trait Compute: Element + Scratched {
+    /// Values along the depth that lie side by side in a packed panel.
+    const PAIR: usize;
+    /// What the number of channels is padded to a multiple of.
+    const UNIT: usize;
+    /// Panels of a block, at most.
+    const WIDTH: usize;
+    /// Steps after which sums are set aside, so that the panels of a block stay in the second-level cache.
+    const STEPS: usize;
+
+    /// `channels`, padded.
+    fn padded(channels: usize) -> usize {
+        channels.next_multiple_of(Self::UNIT)
+    }
+
+    /// Values from one staged pixel to the next, for pixels of `channels`.
+    ///
+    /// From 256 bytes on an odd number of cache lines, so that the rows of a tile spread over all sets of the caches.
+    fn pixel(channels: usize) -> usize {
+        let line = 64 / size_of::<Self>();
+        let padded = Self::padded(channels);
+        if padded < 4 * line { padded } else { (padded.div_ceil(line) | 1) * line }
+    }
+
+    /// Computes `block`.
+    ///
+    /// # Panics
+    ///
+    /// When its operands are too short, see [`Block::check`].
+    fn multiply(unit: &Unit, block: Block<'_, Self>);
+}
+
+/// What computes blocks on this thread: a path, and its tile registers where it has any.
+#[derive(Debug)]
+pub(crate) struct Unit {
+    path: Path,
+    #[cfg(target_arch = "x86_64")]
+    tiles: Option<Tiles>,
+}
+
+impl Unit {
+    pub(crate) fn new(path: Path) -> Self {
+        Self {
+            path,
+            #[cfg(target_arch = "x86_64")]
+            tiles: Tiles::configure(path),
+        }
+    }
+}
+
+impl Compute for f32 {
+    const PAIR: usize = 1;
+    const UNIT: usize = 1;
+    const WIDTH: usize = 3;
+    const STEPS: usize = 80;
+
+    fn multiply(unit: &Unit, block: Block<'_, Self>) {
+        block.check();
+        #[cfg(target_arch = "x86_64")]
+        if unit.path.isa() >= Isa::Avx512 {
+            // SAFETY: the path is a witness of AVX-512; the block was just checked.
+            return unsafe { avx512::multiply_f32(block) };
+        }
+        portable::multiply_f32(unit.path, block);
+    }
+}
+
+impl Compute for bf16 {
+    const PAIR: usize = 2;
+    const UNIT: usize = CHUNK;
+    const WIDTH: usize = 2;
+    const STEPS: usize = 256;
+
+    fn multiply(unit: &Unit, block: Block<'_, Self>) {
+        block.check();
+        #[cfg(target_arch = "x86_64")]
+        {
+            if let Some(tiles) = &unit.tiles {
+                // SAFETY: this thread's tiles are configured; the block was just checked.
+                return unsafe { amx::multiply(tiles, block) };
+            }
+            if unit.path.isa() >= Isa::Avx512Bf16 {
+                // SAFETY: the path is a witness of AVX-512 with bf16; the block was just checked.
+                return unsafe { avx512::multiply_bf16(block) };
+            }
+        }
+        portable::multiply_bf16(unit.path, block);
+    }
+}

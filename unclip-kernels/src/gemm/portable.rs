@@ -1,0 +1,112 @@
+//! Products in plain Rust, shaped so that the compiler turns the 16 columns into vectors.
+//!
+//! On AVX2 this is the kernel: 4 rows × 2 vectors of sums, two columns and one broadcast value fill the registers.
+
+use half::bf16;
+
+use super::{Block, CTile, TILE};
+use crate::{cpu::Path, element::Element};
+
+/// Rows of sums held in registers.
+const ROWS: usize = 4;
+
+/// Computes `block` in f32.
+pub(super) fn multiply_f32(path: Path, block: Block<'_, f32>) {
+    if fused(path) {
+        path.vectorize(|| f32_block::<true>(block));
+    } else {
+        f32_block::<false>(block);
+    }
+}
+
+/// Computes `block` in f32 from bf16 operands. Products of two bf16 are exact in f32.
+pub(super) fn multiply_bf16(path: Path, block: Block<'_, bf16>) {
+    if fused(path) {
+        path.vectorize(|| bf16_block::<true>(block));
+    } else {
+        bf16_block::<false>(block);
+    }
+}
+
+/// Whether a fused multiply-add is one instruction rather than a call.
+fn fused(path: Path) -> bool {
+    cfg!(target_arch = "aarch64") || path.name() != "portable"
+}
+
+#[inline(always)]
+fn multiply_add<const FUSED: bool>(a: f32, b: f32, sum: f32) -> f32 {
+    if FUSED { a.mul_add(b, sum) } else { a * b + sum }
+}
+
+/// Runs `body` on the sums of four rows at a time: which row tile, which panel, which first row, and the sums.
+#[inline(always)]
+fn for_each_quad(
+    tiles: &mut [CTile],
+    width: usize,
+    fresh: bool,
+    mut body: impl FnMut(usize, usize, usize, &mut [[f32; TILE]; ROWS]),
+) {
+    for (index, tile) in tiles.iter_mut().enumerate() {
+        for (quad, rows) in tile.0.as_chunks_mut::<ROWS>().0.iter_mut().enumerate() {
+            let mut sums = if fresh { [[0.0; TILE]; ROWS] } else { *rows };
+            body(index / width, index % width, quad * ROWS, &mut sums);
+            *rows = sums;
+        }
+    }
+}
+
+#[inline(always)]
+fn f32_block<const FUSED: bool>(block: Block<'_, f32>) {
+    let width = block.width();
+    let Block { staged, panels, steps, sums, fresh } = block;
+    for_each_quad(sums, width, fresh, |half, panel, first, sums| {
+        let start = staged.starts[half] + first * staged.row_stride;
+        let mut packed = panel * panels.panel_stride;
+        for step in steps {
+            let start = start + step.offset;
+            for depth in 0..step.len {
+                let at = start + depth * staged.depth_stride;
+                let values: [f32; ROWS] =
+                    std::array::from_fn(|row| staged.values[at + row * staged.row_stride]);
+                let Some(columns) = panels.values[packed..].first_chunk::<TILE>() else { return };
+                for (sums, value) in sums.iter_mut().zip(values) {
+                    for (sum, column) in sums.iter_mut().zip(columns) {
+                        *sum = multiply_add::<FUSED>(value, *column, *sum);
+                    }
+                }
+                packed += panels.depth_stride;
+            }
+        }
+    });
+}
+
+#[inline(always)]
+fn bf16_block<const FUSED: bool>(block: Block<'_, bf16>) {
+    let width = block.width();
+    let Block { staged, panels, steps, sums, fresh } = block;
+    for_each_quad(sums, width, fresh, |half, panel, first, sums| {
+        let start = staged.starts[half] + first * staged.row_stride;
+        let mut packed = panel * panels.panel_stride;
+        for step in steps {
+            let start = start + step.offset;
+            for pair in 0..step.len / 2 {
+                let at = start + 2 * pair;
+                let values: [[f32; 2]; ROWS] = std::array::from_fn(|row| {
+                    let at = at + row * staged.row_stride;
+                    [staged.values[at].widen(), staged.values[at + 1].widen()]
+                });
+                let Some(columns) = panels.values[packed..].first_chunk::<{ 2 * TILE }>() else {
+                    return;
+                };
+                let columns = columns.as_chunks::<2>().0;
+                for (sums, value) in sums.iter_mut().zip(values) {
+                    for (sum, column) in sums.iter_mut().zip(columns) {
+                        *sum = multiply_add::<FUSED>(value[0], column[0].widen(), *sum);
+                        *sum = multiply_add::<FUSED>(value[1], column[1].widen(), *sum);
+                    }
+                }
+                packed += 2 * TILE;
+            }
+        }
+    });
+}

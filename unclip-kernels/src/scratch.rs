@@ -1,0 +1,56 @@
+//! Buffers that a thread keeps from one task to the next.
+
+use std::cell::RefCell;
+
+use half::bf16;
+
+use crate::{
+    aligned::Aligned,
+    gemm::{CTile, Compute},
+};
+
+/// What one task needs besides its operands; each thread has one and lends it to task after task.
+#[derive(Debug)]
+pub(crate) struct Scratch<S> {
+    /// The staged input of a tile.
+    pub(crate) staged: Aligned<S>,
+    /// Sums on their way to the output.
+    pub(crate) sums: Vec<CTile>,
+}
+
+impl<S: Compute> Scratch<S> {
+    const fn new() -> Self {
+        Self { staged: Aligned::new(), sums: Vec::new() }
+    }
+}
+
+/// A type for which every thread has its [`Scratch`].
+pub(crate) trait Scratched: Sized {
+    /// Lends this thread's scratch to `work`, which must not ask for it again.
+    fn with_scratch<T>(work: impl FnOnce(&mut Scratch<Self>) -> T) -> T;
+}
+
+macro_rules! scratched {
+    ($element:ty, $name:ident) => {
+        thread_local! {
+            static $name: RefCell<Scratch<$element>> = const { RefCell::new(Scratch::new()) };
+        }
+
+        impl Scratched for $element {
+            fn with_scratch<T>(work: impl FnOnce(&mut Scratch<Self>) -> T) -> T {
+                $name.with_borrow_mut(work)
+            }
+        }
+    };
+}
+
+scratched!(f32, F32);
+scratched!(bf16, BF16);
+
+/// `count` tiles of sums, zero or left from earlier.
+pub(crate) fn tiles(values: &mut Vec<CTile>, count: usize) -> &mut [CTile] {
+    if values.len() < count {
+        values.resize(count, CTile::ZERO);
+    }
+    &mut values[..count]
+}

@@ -1,0 +1,5 @@
+//! Every operation on every path against its definition in f64.
+
+mod forward;
+mod gradients;
+mod reference;
