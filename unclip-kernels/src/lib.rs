@@ -8,6 +8,10 @@
 //! [`Epilogue`]: bias, activation, residual; neither passes through memory on its own. Activations are f32 or bf16
 //! on either side ([`Element`]).
 //!
+//! For training, [`Conv::input_gradient`] and [`Conv::weight_gradient`] (for a linear layer: [`linear()`] with transposed
+//! weights, and [`linear_weight_gradient`]) have the same precision: f32, or bf16 products with f32 sums. Biases'
+//! gradients are sums over pixels, [`bias_gradient`] and [`image_bias_gradient`].
+//!
 //! | module | holds |
 //! |---|---|
 //! | [`cpu`] | which instructions the processor has, and which are used: a [`cpu::Path`] |
@@ -16,6 +20,7 @@
 mod aligned;
 #[cfg(target_arch = "x86_64")]
 mod amx;
+mod bias;
 mod conv;
 pub mod cpu;
 mod element;
@@ -27,10 +32,12 @@ mod pack;
 pub mod parallel;
 mod scratch;
 mod stage;
+mod transpose;
 
+pub use bias::{bias_gradient, image_bias_gradient};
 pub use conv::Conv;
 pub use element::Element;
 pub use epilogue::{Activation, Epilogue};
-pub use linear::linear;
+pub use linear::{linear, linear_weight_gradient};
 pub use pack::{Format, Weights};
 pub use stage::{Input, Resample, Size};

@@ -14,13 +14,22 @@ use crate::{
 pub(crate) struct Scratch<S> {
     /// The staged input of a tile.
     pub(crate) staged: Aligned<S>,
+    /// A second staged operand, where a task has two.
+    pub(crate) gradient: Aligned<S>,
+    /// Staged values on their way to their final order.
+    pub(crate) rows: Aligned<S>,
     /// Sums on their way to the output.
     pub(crate) sums: Vec<CTile>,
 }
 
 impl<S: Compute> Scratch<S> {
     const fn new() -> Self {
-        Self { staged: Aligned::new(), sums: Vec::new() }
+        Self {
+            staged: Aligned::new(),
+            gradient: Aligned::new(),
+            rows: Aligned::new(),
+            sums: Vec::new(),
+        }
     }
 }
 

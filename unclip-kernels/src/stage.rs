@@ -145,6 +145,8 @@ pub(crate) struct Region {
     pub(crate) images: Range<usize>,
     /// The first row and column; negative in the padding.
     pub(crate) origin: [isize; 2],
+    /// Distance from one staged row or column to the next.
+    pub(crate) step: usize,
     pub(crate) rows: usize,
     pub(crate) columns: usize,
     /// The channels, of `depth` that each pixel has.
@@ -194,7 +196,7 @@ fn stage_rows<T: Element, S: Compute>(
     for image in region.images.clone() {
         let mut above = None;
         for row in 0..region.rows {
-            let source = grid.source(offset(region.origin[0], row), height);
+            let source = grid.source(offset(region.origin[0], row * region.step), height);
             if row > 0 && source.is_some() && source == above {
                 staged.copy_within(at - row_len..at, at);
             } else if let Some(source) = source {
@@ -233,7 +235,9 @@ impl<T: Element> PixelRow<'_, T> {
         let mut before = None;
         for column in 0..self.region.columns {
             let at = column * pixel;
-            let source = self.grid.source(offset(self.region.origin[1], column), self.width);
+            let source = self
+                .grid
+                .source(offset(self.region.origin[1], column * self.region.step), self.width);
             if column > 0 && source.is_some() && source == before {
                 staged.copy_within(at - pixel..at, at);
             } else {
@@ -308,7 +312,8 @@ mod tests {
         // One picture of 2 × 4 pixels with one channel: 0 1 2 3 / 4 5 6 7.
         let values: Vec<f32> = (0..8u8).map(f32::from).collect();
         let input = Input::new(&values, Size::new(1, 2, 4));
-        let region = Region { images: 0..1, origin, rows, columns, channels: 0..1, depth: 1 };
+        let region =
+            Region { images: 0..1, origin, step: 1, rows, columns, channels: 0..1, depth: 1 };
         let mut staged = vec![f32::NAN; rows * columns];
         stage(Path::best(), &input, Grid::Resampled(resample), &region, &mut staged);
         staged
@@ -335,8 +340,15 @@ mod tests {
     fn spreading_puts_zeros_between() {
         let values = [1.0f32, 2.0];
         let input = Input::new(&values, Size::new(1, 1, 2));
-        let region =
-            Region { images: 0..1, origin: [0, -1], rows: 2, columns: 5, channels: 0..1, depth: 1 };
+        let region = Region {
+            images: 0..1,
+            origin: [0, -1],
+            step: 1,
+            rows: 2,
+            columns: 5,
+            channels: 0..1,
+            depth: 1,
+        };
         let mut staged = [f32::NAN; 10];
         stage(Path::best(), &input, Grid::Spread(2), &region, &mut staged);
         assert_eq!(staged, [0.0, 1.0, 0.0, 2.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]);
@@ -348,8 +360,15 @@ mod tests {
         let scale = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
         let shift = [0.5; 6];
         let input = Input::new(&values, Size::new(2, 1, 1)).scale_shift(&scale, &shift);
-        let region =
-            Region { images: 1..2, origin: [0, 0], rows: 1, columns: 1, channels: 1..3, depth: 3 };
+        let region = Region {
+            images: 1..2,
+            origin: [0, 0],
+            step: 1,
+            rows: 1,
+            columns: 1,
+            channels: 1..3,
+            depth: 3,
+        };
         let mut staged = [f32::NAN; 2];
         stage(Path::best(), &input, Grid::Resampled(Resample::Keep), &region, &mut staged);
         assert_eq!(staged, [5.5, 6.5]);

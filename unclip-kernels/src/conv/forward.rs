@@ -146,6 +146,7 @@ impl<S: Compute, T: Element, U: Element> Job<'_, S, T, U> {
         Region {
             images: images.clone(),
             origin: [origin(rows.start), origin(columns.start)],
+            step: 1,
             rows: extent(rows.len(), self.weights.kernel[0]),
             columns: extent(columns.len(), self.weights.kernel[1]),
             channels: 0..self.weights.depth,

@@ -6,12 +6,15 @@
 
 mod forward;
 mod plan;
+mod weight_gradient;
+
+use half::bf16;
 
 use crate::{
     cpu::Path,
     element::Element,
     epilogue::Epilogue,
-    pack::{Data, Weights},
+    pack::{Data, Format, Weights},
     stage::{Grid, Input, Resample, Size},
 };
 
@@ -159,6 +162,40 @@ impl Conv {
             output: input,
         };
         run(path, transposed, &geometry, &gradient, Epilogue::new(), output);
+    }
+
+    /// Computes the gradient of the weights.
+    ///
+    /// # Shapes
+    ///
+    /// - `input`: `[batch, height, width, channels_in]`, as the forward pass read it
+    /// - `gradient`: `[batch, height, width, channels_out]`, of the output
+    /// - `output`: `[channels_out, channels_in, kernel, kernel]`
+    ///
+    /// # Panics
+    ///
+    /// When `gradient` is not of the size that `input` leads to, or no whole numbers of channels make the lengths fit.
+    pub fn weight_gradient<T: Element, U: Element>(
+        &self,
+        path: Path,
+        format: Format,
+        input: Input<'_, T>,
+        gradient: Input<'_, U>,
+        output: &mut [f32],
+    ) {
+        let expected = self.output_size(input.size);
+        assert!(
+            gradient.size == expected,
+            "the gradient is of {:?}, an input of {:?} leads to {expected:?}",
+            gradient.size,
+            input.size
+        );
+        match format {
+            Format::F32 => weight_gradient::run::<f32, _, _>(path, self, &input, &gradient, output),
+            Format::Bf16 => {
+                weight_gradient::run::<bf16, _, _>(path, self, &input, &gradient, output);
+            }
+        }
     }
 
     /// # Panics

@@ -12,8 +12,10 @@
 mod amx;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod depthwise;
 mod portable;
 
+pub(crate) use depthwise::Depthwise;
 use half::bf16;
 
 #[cfg(target_arch = "x86_64")]
