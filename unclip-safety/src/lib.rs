@@ -29,6 +29,8 @@
 //! ```
 
 mod filter;
+pub mod mark;
+pub mod provenance;
 mod verdict;
 mod watermark;
 

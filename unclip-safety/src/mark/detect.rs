@@ -1,0 +1,479 @@
+//! Reading the invisible mark.
+
+use image::RgbImage;
+
+use super::{
+    Payload,
+    code::{self, CODED, PAYLOAD_BYTES},
+    pattern::{BLOCK, FREQUENCIES, PERIOD, Pattern, Plane, SLOTS, TILE, cosines, vote},
+};
+
+/// Scales that a picture is first looked at: as it is, and as people resize.
+const USUAL_SCALES: [f64; 10] = [1.0, 0.5, 2.0, 0.75, 1.5, 1.25, 2.0 / 3.0, 0.8, 0.6, 0.9];
+/// Sides that generators paint: a picture's own side over one of these is likely its scale.
+const USUAL_SIDES: [u32; 5] = [256, 512, 1024, 768, 64];
+/// The least and the greatest scale searched.
+const SCALES: (f64, f64) = (0.47, 2.13);
+/// From one scale of the search to the next. Over 512 pixels the pattern drifts by 3 at most from the middle to an edge,
+/// where the anchor's half wave is 8.
+const SCALE_STEP: f64 = 1.012;
+/// Pixels along the middle part that the scale is searched in.
+const SEARCH_SIDE: usize = 512;
+/// Pixels along the part that is read.
+const READ_SIDE: usize = 2048;
+/// Places of the search that are looked at closely.
+const CANDIDATES: usize = 6;
+/// Below this side a mark that was there may well be gone.
+const SURE_SIDE: u32 = 128;
+/// The binary logarithm of the (scale, offset) pairs that a search tries at most.
+const LOG2_TRIED: f64 = 20.0;
+
+/// Looks for marks that [`InvisibleMark`](super::InvisibleMark) made under the same key.
+#[derive(Debug, Clone)]
+#[must_use]
+pub struct Detector {
+    pattern: Pattern,
+    log10_false_positive: f64,
+}
+
+/// What a [`Detector`] says of a picture.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Detection {
+    /// The picture is marked.
+    Found(Reading),
+    /// The picture carries no mark, or one that was destroyed.
+    NotFound,
+    /// The picture shows no mark, and would not even if it had been marked.
+    CannotSay {
+        /// Why not.
+        reason: &'static str,
+    },
+}
+
+/// What was read, and how sure it is.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reading {
+    /// The bits.
+    pub payload: Payload,
+    /// Whether the bits' own checksum agrees.
+    pub checksum_agrees: bool,
+    /// How well the picture agrees with this payload: 0 for none, 16 for all 256 signs of a tile in equal strength.
+    pub agreement: f64,
+    /// Decimal logarithm of an upper bound of the chance that a picture without the mark agrees with any payload this well
+    /// at any of the places searched, over the choice of keys.
+    ///
+    /// The signs of a key are even and independent, so the agreement with one payload at one place exceeds `t` with a
+    /// chance of at most `exp(−t²/2)` (Hoeffding), whatever the picture; the bound sums this over 2⁴⁸ payloads and 2²⁰
+    /// places.
+    pub log10_false_positive: f64,
+    /// How many times larger the picture is than when it was marked.
+    pub scale: f64,
+    /// Where a tile starts, in pixels of the size at marking, 0 to 63 across and down.
+    pub offset: (usize, usize),
+}
+
+impl Default for Detector {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Detector {
+    /// A detector for the key 0, wrong on one unmarked picture in a million at most.
+    pub fn new() -> Self {
+        Self { pattern: Pattern::of(0), log10_false_positive: -6.0 }
+    }
+
+    /// Sets the key; 0 by default.
+    pub fn key(mut self, key: u64) -> Self {
+        self.pattern = Pattern::of(key);
+        self
+    }
+
+    /// Sets the decimal logarithm of the accepted chance of a false positive, at most −1; −6 by default.
+    pub fn log10_false_positive(mut self, log10: f64) -> Self {
+        self.log10_false_positive = log10.min(-1.0);
+        self
+    }
+
+    /// Whether `picture` is marked.
+    pub fn detect(&self, picture: &RgbImage) -> Detection {
+        let Some(reading) = self.read(picture) else {
+            return Detection::CannotSay {
+                reason: "the picture is smaller than a tile at every scale, or of one even colour",
+            };
+        };
+        if self.accepts(&reading) {
+            return Detection::Found(reading);
+        }
+        let (width, height) = picture.dimensions();
+        if width.min(height) < SURE_SIDE {
+            return Detection::CannotSay { reason: "the picture is too small to keep a mark" };
+        }
+        if mostly_flat(picture) {
+            return Detection::CannotSay { reason: "nearly all of the picture is of even colour" };
+        }
+        Detection::NotFound
+    }
+
+    /// The likeliest reading, however unsure; nothing when there is nothing to read.
+    pub fn read(&self, picture: &RgbImage) -> Option<Reading> {
+        let plane = Plane::luminance(picture);
+        if (plane.width.min(plane.height) as f64) < SCALES.0 * PERIOD as f64 {
+            return None;
+        }
+        let mut best: Option<Reading> = None;
+        let mut look = |place: Place| {
+            let reading = self.read_at(&plane, place)?;
+            let sure = self.accepts(&reading);
+            let key = |reading: &Reading| (reading.checksum_agrees, reading.agreement);
+            if best.as_ref().is_none_or(|best| key(&reading) > key(best)) {
+                best = Some(reading);
+            }
+            sure.then_some(())
+        };
+        for scale in usual_scales(picture) {
+            for place in self.places(&plane, scale, 2 * SEARCH_SIDE, 2) {
+                if look(place).is_some() {
+                    return best;
+                }
+            }
+        }
+        let scales = std::iter::successors(Some(SCALES.0), |scale| Some(scale * SCALE_STEP));
+        let mut places: Vec<Place> = scales
+            .take_while(|&scale| scale <= SCALES.1)
+            .flat_map(|scale| self.places(&plane, scale, SEARCH_SIDE, 1))
+            .collect();
+        places.sort_by(|a, b| b.agreement.total_cmp(&a.agreement));
+        for rough in places.into_iter().take(CANDIDATES) {
+            let finer = (-5..=5).map(|k| rough.scale * SCALE_STEP.powf(f64::from(k) / 9.0));
+            let place = finer
+                .flat_map(|scale| self.places(&plane, scale, 2 * SEARCH_SIDE, 1))
+                .max_by(|a, b| a.agreement.total_cmp(&b.agreement));
+            if place.and_then(&mut look).is_some() {
+                break;
+            }
+        }
+        best
+    }
+
+    fn accepts(&self, reading: &Reading) -> bool {
+        reading.checksum_agrees && reading.log10_false_positive <= self.log10_false_positive
+    }
+
+    /// The places where the anchor agrees best at one scale, the best first.
+    fn places(&self, plane: &Plane, scale: f64, limit: usize, count: usize) -> Vec<Place> {
+        let plane = plane.at_scale(scale, limit);
+        if plane.width < PERIOD || plane.height < PERIOD {
+            return Vec::new();
+        }
+        let folded = folded_anchor_votes(&plane);
+        let mut places: Vec<Place> = Vec::with_capacity(PERIOD * PERIOD);
+        for phase in 0..BLOCK * BLOCK {
+            let (x, y) = (phase % BLOCK, phase / BLOCK);
+            let votes: [f32; TILE * TILE] = std::array::from_fn(|k| {
+                folded[(y + BLOCK * (k / TILE)) * PERIOD + x + BLOCK * (k % TILE)]
+            });
+            let power = votes.iter().map(|vote| vote * vote).sum::<f32>().sqrt();
+            if power == 0.0 {
+                continue;
+            }
+            for shift in 0..TILE * TILE {
+                let (across, down) = (shift % TILE, shift / TILE);
+                let mut agreement = 0.0;
+                for (row, signs) in self.pattern.anchor.chunks_exact(TILE).enumerate() {
+                    let votes = &votes[(row + down) % TILE * TILE..][..TILE];
+                    for (k, sign) in signs.iter().enumerate() {
+                        agreement += sign * votes[(k + across) % TILE];
+                    }
+                }
+                let (x, y) = (x + BLOCK * across, y + BLOCK * down);
+                places.push(Place { agreement: agreement / power, scale, x, y });
+            }
+        }
+        places.sort_by(|a, b| b.agreement.total_cmp(&a.agreement));
+        places.truncate(count);
+        places
+    }
+
+    /// Reads the payload at a place.
+    fn read_at(&self, plane: &Plane, place: Place) -> Option<Reading> {
+        let plane = plane.at_scale(place.scale, READ_SIDE);
+        let cosines = cosines();
+        let mut slots = [0.0; SLOTS];
+        // Blocks left of and above the first whole tile count too, as the end of the tile before.
+        let starts = |offset: usize, side: usize| {
+            let first = offset % BLOCK;
+            (0..(side - first) / BLOCK).map(move |k| {
+                let at = first + BLOCK * k;
+                (at, (at + PERIOD - offset) / BLOCK % TILE)
+            })
+        };
+        for (y, row) in starts(place.y, plane.height) {
+            for (x, column) in starts(place.x, plane.width) {
+                for (f, value) in plane.block(x, y, &cosines).into_iter().enumerate() {
+                    slots[f * TILE * TILE + row * TILE + column] += vote(value);
+                }
+            }
+        }
+        let power = slots.iter().map(|vote| f64::from(vote * vote)).sum::<f64>().sqrt();
+        if power < 1e-6 {
+            return None;
+        }
+        let coded: [f32; CODED] = self.pattern.gather(&slots);
+        let (payload, checksum_agrees) = code::decode(&coded);
+        let signs = self.pattern.spread(&code::encode(&payload));
+        let agreement =
+            slots.iter().zip(signs).map(|(vote, sign)| f64::from(vote * sign)).sum::<f64>() / power;
+        let log2_hypotheses = (8 * PAYLOAD_BYTES) as f64 + LOG2_TRIED;
+        let log10_false_positive = log2_hypotheses * std::f64::consts::LOG10_2
+            - agreement * agreement / 2.0 * std::f64::consts::LOG10_E;
+        Some(Reading {
+            payload: Payload(payload),
+            checksum_agrees,
+            agreement,
+            log10_false_positive,
+            scale: place.scale,
+            offset: (place.x, place.y),
+        })
+    }
+}
+
+/// Where a tile may lie.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    agreement: f32,
+    scale: f64,
+    x: usize,
+    y: usize,
+}
+
+/// Scales that are likely from the picture's size alone, without repetition.
+fn usual_scales(picture: &RgbImage) -> Vec<f64> {
+    let (width, height) = picture.dimensions();
+    let own = USUAL_SIDES
+        .iter()
+        .flat_map(|&side| [width, height].map(|length| f64::from(length) / f64::from(side)));
+    let mut scales: Vec<f64> = Vec::new();
+    for scale in USUAL_SCALES.into_iter().chain(own) {
+        let known = scales.iter().any(|other| (other / scale - 1.0).abs() < 1e-4);
+        if !known && (SCALES.0..=SCALES.1).contains(&scale) {
+            scales.push(scale);
+        }
+    }
+    scales
+}
+
+/// The anchor's votes at every pixel, added up over all tiles: `[PERIOD, PERIOD]`.
+fn folded_anchor_votes(plane: &Plane) -> Vec<f32> {
+    let cosines = cosines();
+    let (across, down) = FREQUENCIES[0];
+    let (columns, rows) = (plane.width - BLOCK + 1, plane.height - BLOCK + 1);
+    let mut filtered = vec![0.0; columns * plane.height];
+    for (out, row) in filtered.chunks_exact_mut(columns).zip(plane.values.chunks_exact(plane.width))
+    {
+        for (k, cosine) in cosines[across].iter().enumerate() {
+            for (out, value) in out.iter_mut().zip(&row[k..]) {
+                *out += cosine * value;
+            }
+        }
+    }
+    let mut folded = vec![0.0; PERIOD * PERIOD];
+    let mut line = vec![0.0; columns];
+    for y in 0..rows {
+        line.fill(0.0);
+        for (k, cosine) in cosines[down].iter().enumerate() {
+            let row = &filtered[(y + k) * columns..][..columns];
+            for (out, value) in line.iter_mut().zip(row) {
+                *out += cosine * value;
+            }
+        }
+        let sums = &mut folded[y % PERIOD * PERIOD..][..PERIOD];
+        for part in line.chunks(PERIOD) {
+            for (sum, &value) in sums.iter_mut().zip(part) {
+                *sum += vote(value);
+            }
+        }
+    }
+    folded
+}
+
+/// Whether fewer than one block in sixteen shows anything at all.
+fn mostly_flat(picture: &RgbImage) -> bool {
+    let plane = Plane::luminance(picture);
+    let cosines = cosines();
+    let (columns, rows) = (plane.width / BLOCK, plane.height / BLOCK);
+    let busy = (0..columns * rows)
+        .filter(|block| {
+            plane
+                .block(block % columns * BLOCK, block / columns * BLOCK, &cosines)
+                .iter()
+                .any(|value| value.abs() > 1.0)
+        })
+        .count();
+    busy * 16 < columns * rows
+}
+
+#[cfg(test)]
+#[expect(clippy::cast_possible_truncation, reason = "test pictures are made of low bits")]
+mod tests {
+    use std::io::Cursor;
+
+    use image::{
+        Rgb,
+        codecs::jpeg::JpegEncoder,
+        imageops::{FilterType, crop_imm, resize},
+    };
+
+    use super::*;
+    use crate::{
+        Watermark,
+        mark::{InvisibleMark, pattern::draw},
+    };
+
+    const PAYLOAD: Payload = Payload(*b"unclip");
+
+    /// A shaded ground with discs and, in its lower half, texture.
+    fn scene(side: u32, seed: u64) -> RgbImage {
+        grained(side, seed, 41)
+    }
+
+    /// A scene whose texture takes `levels` levels.
+    fn grained(side: u32, seed: u64, levels: u64) -> RgbImage {
+        let mut state = seed;
+        let mut next = |below: u64| (draw(&mut state) % below) as f32;
+        let discs: Vec<([f32; 3], [f32; 3])> = (0..6)
+            .map(|_| {
+                let place = [next(100) / 100.0, next(100) / 100.0, 0.05 + next(20) / 100.0];
+                (place, [next(256), next(256), next(256)])
+            })
+            .collect();
+        let mut noise = seed ^ 0xABCD;
+        RgbImage::from_fn(side, side, |x, y| {
+            let (u, v) = (x as f32 / side as f32, y as f32 / side as f32);
+            let mut colour = [200.0 - 90.0 * v, 120.0 + 80.0 * u, 90.0 + 60.0 * v];
+            for ([cx, cy, radius], disc) in &discs {
+                if (u - cx).hypot(v - cy) < *radius {
+                    colour = *disc;
+                }
+            }
+            let grain = if v > 0.5 {
+                (draw(&mut noise) % levels) as f32 - levels as f32 / 2.0
+            } else {
+                0.0
+            };
+            Rgb(colour.map(|value| (value + grain).clamp(0.0, 255.0) as u8))
+        })
+    }
+
+    fn marked(mut picture: RgbImage) -> RgbImage {
+        InvisibleMark::new(PAYLOAD).mark(&mut picture).expect("large enough");
+        picture
+    }
+
+    fn found(picture: &RgbImage) -> Option<Reading> {
+        match Detector::new().detect(picture) {
+            Detection::Found(reading) => {
+                assert_eq!(reading.payload, PAYLOAD, "found, so the bits are right");
+                Some(reading)
+            }
+            _ => None,
+        }
+    }
+
+    fn psnr(a: &RgbImage, b: &RgbImage) -> f64 {
+        let squares: f64 = a
+            .as_raw()
+            .iter()
+            .zip(b.as_raw())
+            .map(|(&a, &b)| (f64::from(a) - f64::from(b)).powi(2))
+            .sum();
+        10.0 * (255.0_f64.powi(2) * a.as_raw().len() as f64 / squares).log10()
+    }
+
+    fn jpeg(picture: &RgbImage, quality: u8) -> RgbImage {
+        let mut bytes = Cursor::new(Vec::new());
+        picture
+            .write_with_encoder(JpegEncoder::new_with_quality(&mut bytes, quality))
+            .expect("encodable");
+        image::load_from_memory(bytes.get_ref()).expect("just encoded").into_rgb8()
+    }
+
+    #[test]
+    fn a_mark_is_read_at_every_size_and_changes_little() {
+        for (side, levels) in [(64, 1), (100, 41), (256, 41), (512, 41)] {
+            let plain = grained(side, u64::from(side), levels);
+            let marked = marked(plain.clone());
+            assert!(psnr(&plain, &marked) >= 40.5 - 1e-9, "{side}: {}", psnr(&plain, &marked));
+            let reading = found(&marked).unwrap_or_else(|| panic!("{side} pixels"));
+            assert_eq!((reading.scale, reading.offset), (1.0, (0, 0)));
+        }
+    }
+
+    #[test]
+    fn a_mark_survives_what_pictures_go_through() {
+        let marked = marked(scene(256, 3));
+        for quality in [90, 75, 50] {
+            assert!(found(&jpeg(&marked, quality)).is_some(), "JPEG {quality}");
+        }
+        for side in [128, 192, 217, 340, 512] {
+            let resized = resize(&marked, side, side, FilterType::CatmullRom);
+            let reading = found(&resized).unwrap_or_else(|| panic!("{side} pixels"));
+            assert!(
+                (reading.scale * 256.0 / f64::from(side) - 1.0).abs() < 0.01,
+                "{}",
+                reading.scale
+            );
+        }
+        for (left, top) in [(0, 0), (75, 75), (13, 50)] {
+            let part = crop_imm(&marked, left, top, 181, 181).to_image();
+            let reading = found(&part).unwrap_or_else(|| panic!("cut at {left}, {top}"));
+            let corner = |cut: u32| (64 - cut as usize % 64) % 64;
+            assert_eq!(reading.offset, (corner(left), corner(top)));
+        }
+        let mut darker = marked.clone();
+        darker.as_flat_samples_mut().samples.iter_mut().for_each(|value| *value = *value / 10 * 7);
+        assert!(found(&darker).is_some(), "darker, in coarse levels");
+    }
+
+    #[test]
+    fn black_white_and_even_pictures_carry_marks() {
+        for colour in [[0; 3], [255; 3], [255, 0, 0], [128, 128, 128]] {
+            let plain = RgbImage::from_pixel(128, 128, Rgb(colour));
+            let marked = marked(plain.clone());
+            assert!(found(&marked).is_some(), "{colour:?}");
+            assert!(psnr(&plain, &marked) >= 40.5 - 1e-9, "{colour:?}: {}", psnr(&plain, &marked));
+        }
+    }
+
+    #[test]
+    fn unmarked_pictures_and_other_keys_are_not_found() {
+        for seed in 0..8 {
+            assert_eq!(Detector::new().detect(&scene(200, seed)), Detection::NotFound);
+        }
+        let marked = marked(scene(256, 1));
+        assert_eq!(Detector::new().key(1).detect(&marked), Detection::NotFound);
+    }
+
+    #[test]
+    fn what_could_not_show_a_mark_is_not_called_unmarked() {
+        let sides = [(1, 1), (20, 500), (31, 31), (64, 64), (100, 100)];
+        for (width, height) in sides {
+            let picture = crop_imm(&scene(500, 5), 0, 0, width, height).to_image();
+            let detection = Detector::new().detect(&picture);
+            assert!(matches!(detection, Detection::CannotSay { .. }), "{width} × {height}");
+        }
+        let mut one_dot = RgbImage::from_pixel(256, 256, Rgb([90, 90, 90]));
+        for flat in [RgbImage::new(256, 256), one_dot.clone(), {
+            one_dot.put_pixel(3, 3, Rgb([255, 0, 0]));
+            one_dot
+        }] {
+            let detection = Detector::new().detect(&flat);
+            assert!(matches!(detection, Detection::CannotSay { .. }), "{detection:?}");
+        }
+        assert!(matches!(
+            Detector::new().detect(&RgbImage::new(0, 0)),
+            Detection::CannotSay { .. }
+        ));
+    }
+}
