@@ -6,7 +6,7 @@ use burn::tensor::Device;
 #[cfg(feature = "hub")]
 use unclip_core::checkpoint::hub;
 use unclip_core::checkpoint::{Folder, ModelDir, WeightPrecision};
-use unclip_safety::{NoFilter, SafetyFilter, Watermark};
+use unclip_safety::{AuditSink, Guard, NoFilter, Policy, SafetyFilter, Watermark};
 
 use crate::{
     Offload, Pipeline,
@@ -15,7 +15,7 @@ use crate::{
         DecoderPart, ImagePart, PriorPart, Reading, Spec, Specs, TextPart, UpsamplerPart,
         UpsamplerSpec,
     },
-    pipeline::Inner,
+    pipeline::{Inner, warn_if_off},
     resident::{Part, Resident},
 };
 
@@ -42,6 +42,7 @@ pub struct PipelineBuilder {
     upsampler: Option<UpsamplerPart>,
     upsampler_large: Option<UpsamplerPart>,
     filter: Option<Arc<dyn SafetyFilter>>,
+    audit: Option<Arc<dyn AuditSink>>,
     watermarks: Vec<Arc<dyn Watermark>>,
 }
 
@@ -144,9 +145,27 @@ impl PipelineBuilder {
         self
     }
 
-    /// Sets the filter that judges captions, given pictures and finished pictures; none by default.
+    /// Sets the filter that judges captions, given pictures and finished pictures; by default a [`Guard`] with the
+    /// [standard](Policy::standard) policy.
     pub fn safety(mut self, filter: impl SafetyFilter + 'static) -> Self {
         self.filter = Some(Arc::new(filter));
+        self
+    }
+
+    /// Judges by the built-in checks under `policy`.
+    pub fn policy(self, policy: Policy) -> Self {
+        self.safety(Guard::new(policy))
+    }
+
+    /// Switches the checks off: everything is allowed, and [`build`](Self::build) says so in the log.
+    pub fn without_safety(self) -> Self {
+        self.safety(NoFilter)
+    }
+
+    /// Records every request that may yield pictures, with its verdicts; see also [`Pipeline::for_user`]. Nothing is
+    /// recorded by default.
+    pub fn audit(mut self, sink: impl AuditSink + 'static) -> Self {
+        self.audit = Some(Arc::new(sink));
         self
     }
 
@@ -182,14 +201,18 @@ impl PipelineBuilder {
             None => self.given(&mut resident)?,
         };
         specs.check()?;
+        let filter = self.filter.unwrap_or_else(|| Arc::new(Guard::new(Policy::standard())));
+        warn_if_off(&*filter);
         let reading = Reading { variant: self.variant, precision: self.precision, device };
         let pipeline = Pipeline {
             inner: Arc::new(Inner {
-                specs,
+                specs: Arc::new(specs),
                 reading,
-                resident,
+                resident: Arc::new(resident),
                 batch_limit: self.batch_limit.unwrap_or(1),
-                filter: self.filter.unwrap_or_else(|| Arc::new(NoFilter)),
+                filter,
+                audit: self.audit,
+                user: None,
                 watermarks: self.watermarks,
             }),
         };

@@ -56,6 +56,9 @@ pub enum Error {
     /// A caption, an uploaded picture or a finished picture was refused by the safety filter.
     #[error("refused: {0}")]
     Refused(Box<Verdict>),
+    /// The record of requests could not be written, so that no picture may leave.
+    #[error("the request could not be recorded")]
+    Record(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// A finished picture could not be marked.
     #[error(transparent)]
     Mark(#[from] MarkError),

@@ -7,7 +7,7 @@ use unclip_clip::{TextEncoder, VisionEncoder};
 use unclip_core::{checkpoint::Folder, nn::UNet, sampler::SamplerConfig};
 use unclip_decoder::Decoder;
 use unclip_prior::Prior;
-use unclip_safety::{SafetyFilter, Watermark};
+use unclip_safety::{AuditSink, SafetyFilter, Watermark};
 
 use crate::{
     Offload, PipelineBuilder,
@@ -41,12 +41,15 @@ pub struct Pipeline {
     pub(crate) inner: Arc<Inner>,
 }
 
+#[derive(Clone)]
 pub(crate) struct Inner {
-    pub(crate) specs: Specs,
+    pub(crate) specs: Arc<Specs>,
     pub(crate) reading: Reading,
-    pub(crate) resident: Resident,
+    pub(crate) resident: Arc<Resident>,
     pub(crate) batch_limit: usize,
     pub(crate) filter: Arc<dyn SafetyFilter>,
+    pub(crate) audit: Option<Arc<dyn AuditSink>>,
+    pub(crate) user: Option<String>,
     pub(crate) watermarks: Vec<Arc<dyn Watermark>>,
 }
 
@@ -77,6 +80,27 @@ impl Pipeline {
     /// Whether [`variations`](Self::variations) can run: the model has an image encoder.
     pub fn can_vary(&self) -> bool {
         self.inner.specs.image.is_some()
+    }
+
+    /// This pipeline under another filter: the parts in memory are shared, nothing is read again.
+    ///
+    /// A filter that allows everything is warned of in the log.
+    #[must_use]
+    pub fn with_safety(&self, filter: impl SafetyFilter + 'static) -> Self {
+        warn_if_off(&filter);
+        self.with(|inner| inner.filter = Arc::new(filter))
+    }
+
+    /// This pipeline on behalf of `user`, whom the [record](PipelineBuilder::audit) then names.
+    #[must_use]
+    pub fn for_user(&self, user: impl Into<String>) -> Self {
+        self.with(|inner| inner.user = Some(user.into()))
+    }
+
+    fn with(&self, change: impl FnOnce(&mut Inner)) -> Self {
+        let mut inner = (*self.inner).clone();
+        change(&mut inner);
+        Self { inner: Arc::new(inner) }
     }
 
     /// Reads every part when all of them stay, so that the first request does not; else only the headers of their
@@ -181,6 +205,13 @@ impl Inner {
             .as_ref()
             .ok_or(Error::Unavailable { operation, part: "image_encoder" })?;
         Ok(&image.1)
+    }
+}
+
+/// Says in the log that nothing is refused.
+pub(crate) fn warn_if_off(filter: &dyn SafetyFilter) {
+    if filter.is_off() {
+        tracing::warn!("safety checks are off: every caption and picture is allowed");
     }
 }
 

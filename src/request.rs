@@ -93,6 +93,9 @@ pub struct Painting {
     pub upsample: StageSettings,
     /// The second upsampler's settings.
     pub upsample_large: StageSettings,
+    /// Whether the people in given pictures have agreed to what is made of them, as the policy may ask for.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub consent: bool,
     /// What is supplied instead of computed.
     #[serde(skip_serializing_if = "Supplied::is_empty")]
     pub supplied: Supplied,
@@ -179,6 +182,13 @@ macro_rules! painting_setters {
         #[must_use]
         pub fn size(mut self, size: u32) -> Self {
             self.painting.size = Some(size);
+            self
+        }
+
+        /// States whether the people in given pictures have agreed to what is made of them; not stated by default.
+        #[must_use]
+        pub fn consent(mut self, consent: bool) -> Self {
+            self.painting.consent = consent;
             self
         }
 

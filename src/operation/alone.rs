@@ -51,8 +51,8 @@ impl Pipeline {
         }
         let mut progress = quiet;
         let mut run = Run::new(&self.inner, &mut progress);
-        run.judge_uploads(pictures)?;
-        run.embed_images("embedding pictures", pictures)
+        let (pictures, _) = run.judge_uploads(pictures, false)?;
+        run.embed_images("embedding pictures", &pictures)
     }
 
     /// Decodes CLIP image embeddings `[pictures, width]` into small pictures `[pictures, 3, side, side]` in `[-1, 1]`:
@@ -141,6 +141,17 @@ impl Pipeline {
         pictures: &[RgbImage],
         painting: &Painting,
     ) -> Result<Vec<(RgbImage, Verdict)>> {
+        let result = self.enlarge_pictures(pictures, painting);
+        self.audited("upscale", painting, &painting.supplied, result, |done| {
+            done.iter().map(|(_, verdict)| verdict.clone()).collect()
+        })
+    }
+
+    fn enlarge_pictures(
+        &self,
+        pictures: &[RgbImage],
+        painting: &Painting,
+    ) -> Result<Vec<(RgbImage, Verdict)>> {
         painting.validate()?;
         let inner = &self.inner;
         if pictures.is_empty() {
@@ -155,7 +166,7 @@ impl Pipeline {
         let plan = SizePlan::new(painting.size, &inner.specs.sizes())?;
         let mut progress = quiet;
         let mut run = Run::new(inner, &mut progress);
-        let verdicts = run.judge_uploads(pictures)?;
+        let (pictures, verdicts) = run.judge_uploads(pictures, painting.consent)?;
         let side = u32::try_from(inner.specs.decoder.config.sample_size).unwrap_or(u32::MAX);
         let fitted = pictures
             .iter()

@@ -6,7 +6,7 @@ use unclip_core::{
     Stage,
     resize::{Filter, resize_rgb8},
 };
-use unclip_safety::{Action, Verdict};
+use unclip_safety::{Action, Output, Verdict};
 
 use super::{run::Run, size::SizePlan};
 use crate::{
@@ -45,7 +45,7 @@ impl Run<'_> {
         caption: Option<&str>,
         before: Verdict,
     ) -> Result<(RgbImage, Verdict)> {
-        let output = self.inner.filter.check_output(&picture, caption);
+        let output = self.inner.filter.check_output(&Output::new(&picture).caption(caption));
         match output.action {
             Action::Allow | Action::Flag => {}
             Action::Blur => {

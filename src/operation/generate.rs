@@ -40,6 +40,17 @@ impl Pipeline {
         mut progress: impl FnMut(Progress<'_>) -> ControlFlow<()>,
     ) -> Result<Generation> {
         let mut request: GenerateRequest = request.into();
+        let result = self.paint_captions(&mut request, &mut progress);
+        self.audited("generate", &request, &request.painting.supplied, result, |done| {
+            done.images.iter().map(|image| image.verdict.clone()).collect()
+        })
+    }
+
+    fn paint_captions(
+        &self,
+        request: &mut GenerateRequest,
+        progress: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
+    ) -> Result<Generation> {
         request.validate()?;
         let inner = &*self.inner;
         let plan = SizePlan::new(request.painting.size, &inner.specs.sizes())?;
@@ -50,17 +61,20 @@ impl Pipeline {
         let pictures = request.pictures();
         let source = |picture: usize| picture / request.images_per_caption;
 
-        let mut run = Run::new(inner, &mut progress);
+        let mut run = Run::new(inner, progress);
         let verdicts = run.judge_captions(request.captions.iter().map(String::as_str))?;
         run.judge_captions(request.negative_caption.as_deref())?;
 
         let mut noise = NoiseRoot::new(request.painting.noise, seed, pictures);
-        let conditions = run.conditions(&request)?;
+        let conditions = run.conditions(request)?;
+        let embedded = run.judge_caption_embeddings(&conditions.text.embedding)?;
+        let verdicts: Vec<_> = verdicts.into_iter().zip(embedded).map(|(a, b)| a.and(b)).collect();
         let embeddings = match &request.painting.supplied.image_embeddings {
             Some(given) => run.given_embeddings(given, pictures)?,
-            None => run.sample_prior(&request, &conditions, &mut noise)?,
+            None => run.sample_prior(request, &conditions, &mut noise)?,
         };
         let host = HostTensor::read(&embeddings.values)?;
+        let joint = run.judge_picture_embeddings(&host, Some(&conditions))?;
         let painted = run.paint(&embeddings, &conditions, &request.painting, plan, &mut noise)?;
         let painted = run.finished_pictures(painted, plan)?;
         let similarity = match request.rank_images {
@@ -75,7 +89,7 @@ impl Pipeline {
             let (picture, verdict) = run.release(
                 picture,
                 request.captions.get(caption).map(String::as_str),
-                verdicts[caption].clone(),
+                verdicts[caption].clone().and(joint[k].clone()),
             )?;
             let seed = seed.wrapping_add(k as u64);
             images.push(GeneratedImage {
@@ -85,7 +99,7 @@ impl Pipeline {
                 image_embedding: host.values[k * width..(k + 1) * width].to_vec(),
                 clip_similarity: similarity.as_ref().map(|values| values[k]),
                 verdict,
-                metadata: PictureMetadata::generated(&request, caption, seed),
+                metadata: PictureMetadata::generated(request, caption, seed),
             });
         }
         if request.rank_images {
@@ -114,6 +128,7 @@ impl Pipeline {
         )?;
         let mut noise = NoiseRoot::new(request.painting.noise, seed, request.pictures());
         let conditions = run.conditions(&request)?;
+        run.judge_caption_embeddings(&conditions.text.embedding)?;
         Ok(run.sample_prior(&request, &conditions, &mut noise)?.values)
     }
 }

@@ -1,6 +1,7 @@
 //! What a pipeline does, one file an operation.
 
 mod alone;
+mod audit;
 mod finish;
 mod generate;
 mod run;

@@ -1,15 +1,19 @@
 //! One request on its way through the stages.
 
 use std::{
+    borrow::Cow,
     ops::{ControlFlow, Range},
     time::{Duration, Instant},
 };
 
+use burn::tensor::Tensor;
+use image::RgbImage;
 use unclip_core::Stage;
-use unclip_safety::{Action, Verdict};
+use unclip_safety::{Action, Embedded, Upload, Verdict};
 
+use super::stages::Conditions;
 use crate::{
-    Progress, StageTiming, Timings, Warning,
+    HostTensor, Progress, StageTiming, Timings, Warning,
     error::{Error, Result},
     pipeline::Inner,
     progress::Watch,
@@ -94,13 +98,80 @@ impl<'a> Run<'a> {
             .collect()
     }
 
-    /// Asks the filter about every given picture before anything is computed.
-    pub(super) fn judge_uploads(&self, pictures: &[image::RgbImage]) -> Result<Vec<Verdict>> {
-        pictures.iter().map(|picture| passed(self.inner.filter.check_upload(picture))).collect()
+    /// Asks the filter about every given picture before anything is computed, and gives back the pictures to use: those
+    /// given, with the regions blurred that the filter wants blurred.
+    pub(super) fn judge_uploads<'p>(
+        &self,
+        pictures: &'p [RgbImage],
+        consent: bool,
+    ) -> Result<(Cow<'p, [RgbImage]>, Vec<Verdict>)> {
+        let mut used = Cow::Borrowed(pictures);
+        let mut verdicts = Vec::with_capacity(pictures.len());
+        for (k, picture) in pictures.iter().enumerate() {
+            let verdict = self.inner.filter.check_upload(&Upload::new(picture).consent(consent));
+            let mut regions = verdict.regions(Action::Blur).peekable();
+            if verdict.action == Action::Blur && regions.peek().is_some() {
+                regions.for_each(|region| region.blur(&mut used.to_mut()[k]));
+                verdicts.push(verdict);
+            } else {
+                drop(regions);
+                verdicts.push(passed(verdict)?);
+            }
+        }
+        Ok((used, verdicts))
     }
 }
 
-/// What goes in is either let through or refused: there is nothing yet to blur or withhold.
+impl Run<'_> {
+    /// Asks the filter about the captions' embeddings, `[captions, width]`, where it has anything to say about them.
+    pub(super) fn judge_caption_embeddings(&self, embeddings: &Tensor<2>) -> Result<Vec<Verdict>> {
+        let [count, width] = embeddings.dims();
+        if !self.inner.filter.wants_embeddings() {
+            return Ok(vec![Verdict::allow(); count]);
+        }
+        let rows = HostTensor::read(embeddings)?.values;
+        rows.chunks_exact(width)
+            .map(|row| passed(self.inner.filter.check_embedded(&Embedded::caption(row))))
+            .collect()
+    }
+
+    /// Asks the filter about the embeddings that pictures are to be painted from, each together with its caption's.
+    pub(super) fn judge_picture_embeddings(
+        &self,
+        pictures: &HostTensor,
+        conditions: Option<&Conditions>,
+    ) -> Result<Vec<Verdict>> {
+        let (count, width) = (pictures.shape[0], pictures.shape[1]);
+        if !self.inner.filter.wants_embeddings() {
+            return Ok(vec![Verdict::allow(); count]);
+        }
+        let captions = match conditions {
+            Some(conditions) => Some((
+                HostTensor::read(&conditions.text.embedding)?.values,
+                conditions.text.embedding.dims()[1],
+                &conditions.caption_of,
+            )),
+            None => None,
+        };
+        pictures
+            .values
+            .chunks_exact(width)
+            .enumerate()
+            .map(|(k, picture)| {
+                let embedded = match &captions {
+                    Some((rows, width, caption_of)) => {
+                        let start = caption_of[k] * width;
+                        Embedded::pair(&rows[start..start + width], picture)
+                    }
+                    None => Embedded::picture(picture),
+                };
+                passed(self.inner.filter.check_embedded(&embedded))
+            })
+            .collect()
+    }
+}
+
+/// A caption is either let through or refused: there is nothing yet to blur or withhold.
 fn passed(verdict: Verdict) -> Result<Verdict> {
     if verdict.action > Action::Flag { Err(Error::Refused(Box::new(verdict))) } else { Ok(verdict) }
 }

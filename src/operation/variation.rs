@@ -42,25 +42,38 @@ impl Pipeline {
         request: &VariationRequest,
         mut progress: impl FnMut(Progress<'_>) -> ControlFlow<()>,
     ) -> Result<Generation> {
-        request.validate(pictures.len())?;
         let mut request = request.clone();
+        let result = self.vary(pictures, &mut request, &mut progress);
+        self.audited("variations", &request, &request.painting.supplied, result, |done| {
+            done.images.iter().map(|image| image.verdict.clone()).collect()
+        })
+    }
+
+    fn vary(
+        &self,
+        pictures: &[RgbImage],
+        request: &mut VariationRequest,
+        progress: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
+    ) -> Result<Generation> {
+        request.validate(pictures.len())?;
         let inner = &*self.inner;
         let plan = SizePlan::new(request.painting.size, &inner.specs.sizes())?;
         let seed = *request.painting.seed.get_or_insert_with(fresh_seed);
         let count = pictures.len() * request.images_per_picture;
 
-        let mut run = Run::new(inner, &mut progress);
-        let verdicts = run.judge_uploads(pictures)?;
+        let mut run = Run::new(inner, progress);
+        let (pictures, verdicts) = run.judge_uploads(pictures, request.painting.consent)?;
         let mut noise = NoiseRoot::new(request.painting.noise, seed, count);
         let embeddings = match &request.painting.supplied.image_embeddings {
             Some(given) => run.given_embeddings(given, count)?,
             None => {
-                let rows = run.embed_images("making variations", pictures)?;
+                let rows = run.embed_images("making variations", &pictures)?;
                 ImageEmbeddings { values: repeat_rows(rows, request.images_per_picture) }
             }
         };
         let conditions = run.no_caption(count, &request.painting)?;
         let host = HostTensor::read(&embeddings.values)?;
+        let embedded = run.judge_picture_embeddings(&host, None)?;
         let painted = run.paint(&embeddings, &conditions, &request.painting, plan, &mut noise)?;
         let painted = run.finished_pictures(painted, plan)?;
 
@@ -68,7 +81,8 @@ impl Pipeline {
         let mut images = Vec::with_capacity(count);
         for (k, picture) in painted.into_iter().enumerate() {
             let source = k / request.images_per_picture;
-            let (picture, verdict) = run.release(picture, None, verdicts[source].clone())?;
+            let before = verdicts[source].clone().and(embedded[k].clone());
+            let (picture, verdict) = run.release(picture, None, before)?;
             let seed = seed.wrapping_add(k as u64);
             images.push(GeneratedImage {
                 picture,
@@ -77,7 +91,7 @@ impl Pipeline {
                 image_embedding: host.values[k * width..(k + 1) * width].to_vec(),
                 clip_similarity: None,
                 verdict,
-                metadata: PictureMetadata::varied(&request, seed),
+                metadata: PictureMetadata::varied(request, seed),
             });
         }
         let (timings, warnings) = run.into_timings();

@@ -8,20 +8,16 @@ use std::sync::{
 use unclip::{
     Error, VariationRequest,
     image::{Rgb, RgbImage},
-    safety::{Action, Category, Finding, MarkError, SafetyFilter, Verdict, Watermark},
+    safety::{
+        Action, Category, Evidence, Finding, MarkError, Output, Region, SafetyFilter, Signal,
+        Upload, Verdict, Watermark,
+    },
 };
 
 use crate::{builder, quick};
 
 fn verdict(action: Action) -> Verdict {
-    let finding = Finding {
-        category: Category::Shocking,
-        score: 1.0,
-        threshold: 0.5,
-        check: "test".into(),
-        detail: "x".into(),
-    };
-    Verdict::of(action, finding)
+    Verdict::of(Finding::new(Signal::new(Category::Shocking, 1.0, "test"), action, 0.5))
 }
 
 /// Answers with a fixed action each, and counts what it was asked.
@@ -38,11 +34,11 @@ impl SafetyFilter for Fixed {
         self.caption.map_or_else(Verdict::allow, verdict)
     }
 
-    fn check_upload(&self, _picture: &RgbImage) -> Verdict {
+    fn check_upload(&self, _upload: &Upload<'_>) -> Verdict {
         self.upload.map_or_else(Verdict::allow, verdict)
     }
 
-    fn check_output(&self, _picture: &RgbImage, _caption: Option<&str>) -> Verdict {
+    fn check_output(&self, _output: &Output<'_>) -> Verdict {
         self.outputs_seen.fetch_add(1, Ordering::Relaxed);
         self.output.map_or_else(Verdict::allow, verdict)
     }
@@ -120,6 +116,46 @@ fn a_refused_upload_is_an_error() {
         "upscale"
     );
     assert!(matches!(pipeline.embed_images(&[picture]), Err(Error::Refused(_))), "embed_images");
+}
+
+#[test]
+fn faces_are_blurred_unless_the_request_states_consent() {
+    /// Wants a corner blurred where nobody has agreed.
+    #[derive(Debug)]
+    struct Corner;
+    impl SafetyFilter for Corner {
+        fn check_upload(&self, upload: &Upload<'_>) -> Verdict {
+            if upload.consent {
+                return Verdict::allow();
+            }
+            let region = Region { x: 0, y: 0, width: 16, height: 16 };
+            let signal = Signal::new(Category::PublicFigures, 1.0, "test");
+            let signal = signal.evidence(Evidence::Region(region));
+            Verdict::of(Finding::new(signal, Action::Blur, 0.5))
+        }
+    }
+    let picture = RgbImage::from_fn(32, 32, |x, _| Rgb([if x % 2 == 0 { 0 } else { 255 }; 3]));
+    let mut blurred = picture.clone();
+    Region { x: 0, y: 0, width: 16, height: 16 }.blur(&mut blurred);
+    let embedding = |pipeline: &unclip::Pipeline, picture: &RgbImage, consent: bool| {
+        let mut request = VariationRequest::new().seed(1).decoder_steps(2).upsample_steps(2);
+        request.painting.consent = consent;
+        let result = pipeline.variations(std::slice::from_ref(picture), &request);
+        let image = result.expect("a valid request").images.remove(0);
+        (image.verdict.action, image.image_embedding)
+    };
+    let guarded = builder().safety(Corner).build().expect("a whole model");
+    let free = crate::pipeline();
+    assert_eq!(
+        embedding(&guarded, &picture, false),
+        (Action::Blur, embedding(&free, &blurred, true).1),
+        "without consent"
+    );
+    assert_eq!(
+        embedding(&guarded, &picture, true),
+        (Action::Allow, embedding(&free, &picture, true).1),
+        "with consent"
+    );
 }
 
 #[test]

@@ -5,6 +5,7 @@ mod control;
 mod determinism;
 mod hooks;
 mod requests;
+mod safety;
 mod saving;
 
 use std::path::PathBuf;

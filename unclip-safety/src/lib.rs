@@ -1,39 +1,57 @@
-//! What may be asked for, and what may be shown: the hooks through which a pipeline asks.
+//! What may be asked for, and what may be shown: policies, checks, and the hooks through which a pipeline asks.
 //!
-//! A [`SafetyFilter`] is asked about every caption and every uploaded picture before anything is computed, and about
-//! every finished picture; it answers with a [`Verdict`]. A [`Watermark`] marks every picture that leaves the pipeline,
-//! after the last check. Neither trait knows the networks: they see words and pixels.
+//! A check measures: a [`Signal`] has a [`Category`], a score and what was seen. A [`Policy`] says what follows: a
+//! [`Verdict`] has an [`Action`] and the findings that led to it. A [`SafetyFilter`] does both for a pipeline: it is
+//! asked about every caption and every given picture before anything is computed, and about every finished picture;
+//! [`Guard`] is the one that a pipeline has unless told otherwise. A [`Watermark`] marks every picture that leaves the
+//! pipeline, after the last check.
 //!
 //! ```
-//! use unclip_safety::{Action, Category, Finding, SafetyFilter, Verdict};
+//! use unclip_safety::{Action, Category, Evidence, Policy, SafetyFilter, Signal, Subject, Verdict};
 //!
 //! /// Refuses captions that name a forbidden word.
 //! #[derive(Debug)]
-//! struct Wordlist(Vec<String>);
+//! struct Words(Vec<String>, Policy);
 //!
-//! impl SafetyFilter for Wordlist {
+//! impl SafetyFilter for Words {
 //!     fn check_caption(&self, caption: &str) -> Verdict {
-//!         match caption.split_whitespace().find(|word| self.0.iter().any(|w| w == word)) {
-//!             Some(word) => Verdict::of(
-//!                 Action::Refuse,
-//!                 Finding { category: Category::Violence, score: 1.0, threshold: 0.5, check: "wordlist".into(), detail: word.into() },
-//!             ),
-//!             None => Verdict::allow(),
-//!         }
+//!         let found = caption.split_whitespace().find(|word| self.0.iter().any(|w| w == word));
+//!         let signal = found.map(|word| {
+//!             Signal::new(Category::Violence, 1.0, "my words").evidence(Evidence::Note(word.into()))
+//!         });
+//!         self.1.judge(Subject::Caption, signal)
 //!     }
 //! }
 //!
-//! let filter = Wordlist(vec!["bombing".into()]);
+//! let filter = Words(vec!["bombing".into()], Policy::standard());
 //! assert_eq!(filter.check_caption("a quiet lake").action, Action::Allow);
 //! assert_eq!(filter.check_caption("a bombing").action, Action::Refuse);
 //! ```
 
+mod audit;
+mod caption;
+mod category;
+mod concepts;
+mod error;
 mod filter;
 pub mod mark;
 pub mod provenance;
+mod guard;
+mod limiter;
+mod policy;
+mod region;
 mod verdict;
 mod watermark;
 
-pub use filter::{NoFilter, SafetyFilter};
-pub use verdict::{Action, Category, Finding, Verdict};
+pub use audit::{AuditEntry, AuditSink, JsonLines, Outcome};
+pub use caption::{CaptionCheck, Lexicon, Word, words};
+pub use category::{Category, UnknownCategory};
+pub use concepts::Concepts;
+pub use error::{Error, Result};
+pub use filter::{Embedded, NoFilter, Output, SafetyFilter, Upload};
+pub use guard::{Guard, PictureCheck};
+pub use limiter::{Limited, Limiter};
+pub use policy::{FacePolicy, Ladder, Policy, Rule, Subject};
+pub use region::Region;
+pub use verdict::{Action, Evidence, Finding, Signal, Verdict};
 pub use watermark::{MarkError, Watermark};

@@ -1,0 +1,166 @@
+//! The checks that a pipeline has unless told otherwise, and the record of requests.
+
+use std::{
+    io::Write,
+    sync::{Arc, Mutex},
+};
+
+use unclip::{
+    Error,
+    safety::{
+        Action, AuditEntry, Category, Concepts, Embedded, Guard, JsonLines, Outcome, Policy,
+        SafetyFilter, Verdict,
+    },
+};
+
+use crate::{builder, pipeline, quick};
+
+const UNSAFE: &str = "a man stabbing another man in an alley";
+
+#[test]
+fn an_unsafe_caption_is_refused_by_default_and_the_error_holds_the_words() {
+    let mut steps = 0;
+    let error = pipeline()
+        .generate_with(quick(UNSAFE), |_| {
+            steps += 1;
+            std::ops::ControlFlow::Continue(())
+        })
+        .expect_err("refused");
+    let finding = error.verdict().and_then(Verdict::gravest).expect("a finding");
+    assert_eq!((finding.category, finding.action), (Category::Violence, Action::Refuse));
+    assert!(error.to_string().contains("\"stabbing"), "{error}");
+    assert_eq!(steps, 0, "nothing was computed");
+}
+
+#[test]
+fn every_way_in_judges_its_caption() {
+    let pipeline = pipeline();
+    let refused = |result: Result<(), Error>| matches!(result, Err(Error::Refused(_)));
+    assert!(refused(pipeline.generate(quick(UNSAFE)).map(drop)), "generate");
+    let negative = quick("a cat").negative_caption(UNSAFE);
+    assert!(refused(pipeline.generate(negative).map(drop)), "the negative caption");
+    assert!(refused(pipeline.sample_prior(quick(UNSAFE)).map(drop)), "sample_prior");
+    assert!(refused(pipeline.embed_text(&["a cat", UNSAFE]).map(drop)), "embed_text");
+    let embeddings = pipeline.sample_prior(quick("a cat")).expect("a fine caption");
+    let decoded = pipeline.decode_tensor(embeddings, UNSAFE, &Default::default());
+    assert!(refused(decoded.map(drop)), "decode_tensor");
+}
+
+#[test]
+fn switching_off_is_one_call() {
+    let off = builder().without_safety().build().expect("a whole model");
+    assert!(off.generate(quick(UNSAFE)).is_ok(), "without_safety");
+    let guarded = off.with_safety(Guard::new(Policy::standard()));
+    assert!(guarded.generate(quick(UNSAFE)).is_err(), "with_safety");
+    assert!(off.generate(quick(UNSAFE)).is_ok(), "the first pipeline is as it was");
+}
+
+#[test]
+fn a_flagged_caption_keeps_its_verdict_beside_the_picture() {
+    let generation = pipeline().generate(quick("a knife on a plate")).expect("flagged only");
+    let verdict = &generation.images[0].verdict;
+    assert_eq!(verdict.action, Action::Flag);
+    assert_eq!(verdict.findings[0].category, Category::Violence);
+}
+
+#[test]
+fn embeddings_are_judged_before_anything_is_painted() {
+    /// Refuses pairs, and captions where told to.
+    #[derive(Debug)]
+    struct Near {
+        captions: bool,
+    }
+    impl SafetyFilter for Near {
+        fn wants_embeddings(&self) -> bool {
+            true
+        }
+        fn check_embedded(&self, embedded: &Embedded<'_>) -> Verdict {
+            assert!(embedded.caption.is_none_or(|row| row.iter().any(|value| *value != 0.0)));
+            let refuse = self.captions || embedded.picture.is_some();
+            let signal = unclip::safety::Signal::new(Category::Sexual, 1.0, "near");
+            let signals = refuse.then_some(signal);
+            Policy::standard().judge(unclip::safety::Subject::Caption, signals)
+        }
+    }
+    for (captions, expected) in [(true, 0), (false, 3)] {
+        let mut steps = 0;
+        let result =
+            pipeline().with_safety(Near { captions }).generate_with(quick("a cat"), |_| {
+                steps += 1;
+                std::ops::ControlFlow::Continue(())
+            });
+        assert!(matches!(result, Err(Error::Refused(_))), "refused");
+        assert_eq!(steps, expected, "the prior's steps, and none of the decoder's");
+    }
+}
+
+#[test]
+fn concepts_are_embedded_with_the_pipeline_s_own_clip() {
+    let pipeline = pipeline();
+    let embed = |texts: &[&str]| -> unclip::Result<Vec<Vec<f32>>> {
+        let rows =
+            pipeline.with_safety(unclip::safety::NoFilter).embed_text(texts)?.captions.embedding;
+        let rows = unclip::HostTensor::read(&rows)?;
+        Ok(rows.values.chunks_exact(rows.shape[1]).map(<[f32]>::to_vec).collect())
+    };
+    let phrases = vec![(Category::Violence, "a fight".into()), (Category::Sexual, "a nude".into())];
+    let mut concepts = Concepts::embed::<Error>(phrases, embed).expect("two embeddings");
+    let fine: Vec<String> = (0..40).map(|k| format!("{k} boats in harbour {}", k * 7)).collect();
+    let fine: Vec<&str> = fine.iter().map(String::as_str).collect();
+    concepts.calibrate_captions(&embed(&fine).expect("40 rows"), 0.05).expect("40 rows");
+    let guarded = pipeline.with_safety(Guard::new(Policy::standard()).concepts(concepts));
+    let passed = fine.iter().filter(|caption| guarded.sample_prior(quick(caption)).is_ok()).count();
+    assert!(passed >= 38, "at most one in twenty is refused: {passed} of 40 passed");
+}
+
+#[derive(Clone, Default)]
+struct Shared(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Shared {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().expect("no panics").extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn every_request_is_recorded_with_its_user_and_its_verdicts() {
+    let out = Shared::default();
+    let pipeline = builder().audit(JsonLines::to(out.clone(), "memory")).build().expect("a model");
+    pipeline.for_user("ann").generate(quick("a cat").images(2)).expect("a fine caption");
+    pipeline.for_user("bob").generate(quick(UNSAFE)).expect_err("refused");
+    pipeline
+        .generate_with(quick("a cat"), |_| std::ops::ControlFlow::Break(()))
+        .expect_err("cancelled");
+    pipeline.generate(quick("a cat").size(7)).expect_err("no such size");
+    let text = String::from_utf8(out.0.lock().expect("no panics").clone()).expect("JSON");
+    let entries: Vec<AuditEntry> =
+        text.lines().map(|line| serde_json::from_str(line).expect("an entry")).collect();
+    let outcomes: Vec<Outcome> = entries.iter().map(|entry| entry.outcome).collect();
+    assert_eq!(outcomes, [Outcome::Done, Outcome::Refused, Outcome::Cancelled, Outcome::Failed]);
+    assert_eq!(entries[0].user.as_deref(), Some("ann"));
+    assert_eq!(entries[0].verdicts.len(), 2);
+    assert_eq!(entries[1].user.as_deref(), Some("bob"));
+    assert_eq!(entries[1].verdicts[0].action, Action::Refuse);
+    assert_eq!(entries[1].request["captions"][0], UNSAFE);
+    assert_eq!(entries[2].user, None);
+}
+
+#[test]
+fn a_record_that_cannot_be_written_lets_no_picture_out() {
+    struct Full;
+    impl Write for Full {
+        fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+            Err(std::io::ErrorKind::StorageFull.into())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let pipeline = builder().audit(JsonLines::to(Full, "audit.jsonl")).build().expect("a model");
+    assert!(matches!(pipeline.generate(quick("a cat")), Err(Error::Record(_))), "an error");
+}

@@ -1,0 +1,166 @@
+//! The filter that a pipeline has unless told otherwise.
+
+use std::{
+    fmt::Debug,
+    sync::{Arc, LazyLock},
+};
+
+use image::RgbImage;
+
+use crate::{
+    CaptionCheck, Category, Concepts, Embedded, Evidence, Output, Policy, SafetyFilter, Signal,
+    Subject, Upload, Verdict, error::Result,
+};
+
+/// A check of pictures.
+pub trait PictureCheck: Debug + Send + Sync {
+    /// A short name, for verdicts.
+    fn name(&self) -> &str;
+
+    /// What the picture scores; nothing for a category that this check does not know.
+    ///
+    /// # Errors
+    ///
+    /// When the check cannot be run; a [`Guard`] then takes the picture for the worst of its kind.
+    fn signals(&self, picture: &RgbImage) -> Result<Vec<Signal>>;
+}
+
+/// The checks of this crate under one [`Policy`].
+///
+/// ```
+/// use unclip_safety::{Action, Guard, Policy, SafetyFilter};
+///
+/// let guard = Guard::new(Policy::standard());
+/// assert_eq!(guard.check_caption("a corgi playing a trumpet").action, Action::Allow);
+/// let verdict = guard.check_caption("a photo of D0nald Trump");
+/// assert_eq!(verdict.action, Action::Refuse);
+/// assert_eq!(verdict.to_string(), "refuse; public_figures 1.00 (from 0.50) by names: \"D0nald Trump\", \"Trump\"");
+/// ```
+#[derive(Debug, Clone)]
+pub struct Guard {
+    policy: Policy,
+    captions: CaptionCheck,
+    pictures: Vec<Arc<dyn PictureCheck>>,
+    concepts: Option<Arc<Concepts>>,
+}
+
+impl Guard {
+    /// The built-in check of captions under `policy`.
+    pub fn new(policy: Policy) -> Self {
+        static CAPTIONS: LazyLock<CaptionCheck> = LazyLock::new(CaptionCheck::builtin);
+        Self { policy, captions: CAPTIONS.clone(), pictures: Vec::new(), concepts: None }
+    }
+
+    /// Replaces the check of captions, for lists of the caller's.
+    #[must_use]
+    pub fn captions(mut self, captions: CaptionCheck) -> Self {
+        self.captions = captions;
+        self
+    }
+
+    /// Adds a check of given and finished pictures.
+    #[must_use]
+    pub fn pictures(mut self, check: impl PictureCheck + 'static) -> Self {
+        self.pictures.push(Arc::new(check));
+        self
+    }
+
+    /// Sets the phrases that embeddings are held against.
+    #[must_use]
+    pub fn concepts(mut self, concepts: impl Into<Arc<Concepts>>) -> Self {
+        self.concepts = Some(concepts.into());
+        self
+    }
+
+    /// The policy.
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    fn judge_picture(&self, subject: Subject, picture: &RgbImage) -> Verdict {
+        if self.policy.rules(subject).is_empty() {
+            return Verdict::allow();
+        }
+        let signals = self.pictures.iter().flat_map(|check| {
+            check.signals(picture).unwrap_or_else(|error| {
+                // A check that cannot be run has not passed.
+                let note = Evidence::Note(format!("the check failed: {error}"));
+                vec![Signal::new(Category::Sexual, 1.0, check.name()).evidence(note)]
+            })
+        });
+        self.policy.judge(subject, signals)
+    }
+}
+
+impl SafetyFilter for Guard {
+    fn check_caption(&self, caption: &str) -> Verdict {
+        if self.policy.captions.is_empty() {
+            return Verdict::allow();
+        }
+        self.policy.judge(Subject::Caption, self.captions.signals(caption))
+    }
+
+    fn check_upload(&self, upload: &Upload<'_>) -> Verdict {
+        self.judge_picture(Subject::Upload, upload.picture)
+    }
+
+    fn check_output(&self, output: &Output<'_>) -> Verdict {
+        self.judge_picture(Subject::Output, output.picture)
+    }
+
+    fn wants_embeddings(&self) -> bool {
+        self.concepts.is_some() && !self.policy.is_off()
+    }
+
+    fn check_embedded(&self, embedded: &Embedded<'_>) -> Verdict {
+        let subject = match embedded {
+            Embedded { finished: true, .. } => Subject::Output,
+            Embedded { picture: Some(_), .. } => Subject::Upload,
+            _ => Subject::Caption,
+        };
+        let signals = self.concepts.iter().flat_map(|concepts| concepts.signals(embedded));
+        self.policy.judge(subject, signals)
+    }
+
+    fn is_off(&self) -> bool {
+        self.policy.is_off()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Action, Error};
+
+    #[derive(Debug)]
+    struct Broken;
+
+    impl PictureCheck for Broken {
+        fn name(&self) -> &str {
+            "broken"
+        }
+
+        fn signals(&self, _picture: &RgbImage) -> Result<Vec<Signal>> {
+            let (found, expected) = ("nothing".into(), "weights".into());
+            Err(Error::InvalidInput { field: "weights", found, expected })
+        }
+    }
+
+    #[test]
+    fn a_check_that_fails_does_not_let_the_picture_through() {
+        let picture = RgbImage::new(4, 4);
+        let guard = Guard::new(Policy::standard()).pictures(Broken);
+        assert_eq!(guard.check_upload(&Upload::new(&picture)).action, Action::Refuse);
+        assert_eq!(guard.check_output(&Output::new(&picture)).action, Action::Withhold);
+        let off = Guard::new(Policy::off()).pictures(Broken);
+        assert_eq!(off.check_upload(&Upload::new(&picture)), Verdict::allow());
+        assert!(off.is_off() && !guard.is_off(), "only the policy switches a guard off");
+    }
+
+    #[test]
+    fn the_policy_decides_about_captions() {
+        let caption = "a man stabbing another man";
+        assert_eq!(Guard::new(Policy::standard()).check_caption(caption).action, Action::Refuse);
+        assert_eq!(Guard::new(Policy::off()).check_caption(caption), Verdict::allow());
+    }
+}
