@@ -27,6 +27,9 @@ pub enum Error {
     /// An upsampler.
     #[error(transparent)]
     Upsample(#[from] unclip_upsample::Error),
+    /// A policy, a word list, or phrases to hold embeddings against.
+    #[error(transparent)]
+    Safety(#[from] unclip_safety::Error),
     /// Nothing to build a pipeline from, or two sources at once.
     #[error("the pipeline needs one source of models: {reason}")]
     Source {

@@ -264,17 +264,17 @@ impl Lexicon {
         })
     }
 
+    /// The elements that each beginning of a word satisfies.
+    fn stems_of<'a>(&'a self, word: &'a str) -> impl Iterator<Item = &'a Vec<u32>> {
+        let (shortest, longest) = self.stem_lengths;
+        (shortest..=longest.min(word.len()))
+            .filter_map(move |length| self.stems.get(word.get(..length)?))
+    }
+
     /// The elements that a word satisfies, in rising order.
     fn elements(&self, word: &str) -> Vec<u32> {
-        let mut elements = self.exact.get(word).cloned().unwrap_or_default();
-        let (shortest, longest) = self.stem_lengths;
-        for length in shortest..=longest.min(word.len()) {
-            if word.is_char_boundary(length)
-                && let Some(more) = self.stems.get(&word[..length])
-            {
-                elements.extend(more);
-            }
-        }
+        let exact = self.exact.get(word).into_iter();
+        let mut elements: Vec<u32> = exact.chain(self.stems_of(word)).flatten().copied().collect();
         elements.sort_unstable();
         elements.dedup();
         elements
@@ -283,7 +283,7 @@ impl Lexicon {
 
 impl Vocabulary for Lexicon {
     fn knows(&self, word: &str) -> bool {
-        !self.elements(word).is_empty()
+        self.exact.contains_key(word) || self.stems_of(word).next().is_some()
     }
 
     fn parts(&self, glued: &str) -> Option<&[String]> {
