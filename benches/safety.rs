@@ -2,7 +2,7 @@
 
 use std::hint::black_box;
 
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{Criterion, Throughput};
 use unclip::safety::{CaptionCheck, Guard, Lexicon, Policy, SafetyFilter};
 
 const SHORT: &str = "a high-resolution photograph of a big red frog on a green leaf.";
@@ -28,9 +28,11 @@ fn captions(criterion: &mut Criterion) {
     });
 }
 
-criterion_group! {
-    name = benches;
-    config = Criterion::default().sample_size(20).measurement_time(std::time::Duration::from_secs(2));
-    targets = captions
+fn main() {
+    let mut criterion = Criterion::default()
+        .sample_size(20)
+        .measurement_time(std::time::Duration::from_secs(2))
+        .configure_from_args();
+    captions(&mut criterion);
+    criterion.final_summary();
 }
-criterion_main!(benches);

@@ -14,7 +14,10 @@ use std::{
 
 use anyhow::Context;
 use clap::{Parser, ValueEnum};
-use unclip::safety::{CaptionCheck, Guard, Lexicon, Policy, SafetyFilter, Upload, Verdict};
+use unclip::{
+    image,
+    safety::{CaptionCheck, Guard, Lexicon, Policy, SafetyFilter, Upload, Verdict},
+};
 
 /// Says what the safety checks make of captions and pictures.
 #[derive(Debug, Parser)]
@@ -77,8 +80,7 @@ fn main() -> anyhow::Result<()> {
         }
     }
     for path in &arguments.image {
-        let picture =
-            unclip::image::open(path).with_context(|| path.display().to_string())?.to_rgb8();
+        let picture = image::open(path).with_context(|| path.display().to_string())?.to_rgb8();
         let verdict = guard.check_upload(&Upload::new(&picture).consent(arguments.consent));
         out.line("image", &path.display().to_string(), &verdict)?;
     }
