@@ -1,7 +1,7 @@
 //! Patterns of words, and finding them in time that grows linearly with the caption.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     fs,
     path::Path,
     sync::{Arc, LazyLock},
@@ -68,6 +68,8 @@ pub struct Lexicon {
     stem_lengths: (usize, usize),
     /// The words of phrases, by the phrases without their spaces.
     glued: HashMap<String, Vec<String>>,
+    /// The first three letters of every word, beginning and phrase.
+    beginnings: HashSet<String>,
     terms: Vec<Term>,
     allowed: Vec<Allowed>,
     /// Contexts in which a category's terms do not count.
@@ -286,6 +288,10 @@ impl Vocabulary for Lexicon {
         self.exact.contains_key(word) || self.stems_of(word).next().is_some()
     }
 
+    fn begins(&self, letters: &str) -> bool {
+        self.beginnings.contains(letters)
+    }
+
     fn parts(&self, glued: &str) -> Option<&[String]> {
         self.glued.get(glued).map(Vec::as_slice)
     }
@@ -414,7 +420,19 @@ impl Builder {
         let Self { exact, stems, glued, terms, allowed, contexts, by_anchor, .. } = self;
         let lengths = || stems.keys().map(String::len);
         let stem_lengths = (lengths().min().unwrap_or(1), lengths().max().unwrap_or(0));
-        Lexicon { exact, stems, stem_lengths, glued, terms, allowed, contexts, by_anchor }
+        let known = exact.keys().chain(stems.keys()).chain(glued.keys());
+        let beginnings = known.map(|word| word.chars().take(3).collect()).collect();
+        Lexicon {
+            beginnings,
+            exact,
+            stems,
+            stem_lengths,
+            glued,
+            terms,
+            allowed,
+            contexts,
+            by_anchor,
+        }
     }
 }
 

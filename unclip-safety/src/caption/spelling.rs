@@ -7,6 +7,8 @@ use super::{
 
 /// The longest word that is worth reading in more than one way.
 const LONGEST: usize = 48;
+/// The most letters set apart that are joined to one word.
+const LONGEST_APART: usize = 20;
 /// The most readings of a word that are tried.
 const MOST_READINGS: usize = 128;
 
@@ -14,6 +16,8 @@ const MOST_READINGS: usize = 128;
 pub(super) trait Vocabulary {
     /// Whether some pattern has this word.
     fn knows(&self, word: &str) -> bool;
+    /// Whether some known word or phrase begins with these three letters.
+    fn begins(&self, letters: &str) -> bool;
     /// The words of the pattern that this is when written without spaces.
     fn parts(&self, glued: &str) -> Option<&[String]>;
 }
@@ -62,11 +66,21 @@ fn run_of_letters(words: &[Word], caption: &str) -> usize {
 fn join(letters: &[Word], known: &impl Vocabulary, decoded: &mut Vec<Word>) {
     let mut at = 0;
     while at < letters.len() {
-        let found = (at + 3..=letters.len()).rev().find_map(|end| {
-            let joined: String = letters[at..end].iter().map(|word| word.text.as_str()).collect();
+        let joined = |end: usize| -> String {
+            letters[at..end].iter().map(|word| word.text.as_str()).collect()
+        };
+        let longest = letters.len().min(at + LONGEST_APART);
+        // Most letters begin nothing: that is found out once, and not for every length.
+        let begins = longest >= at + 3 && {
+            let first = joined(at + 3);
+            !first.bytes().all(|byte| byte.is_ascii_alphabetic()) || known.begins(&first)
+        };
+        let mut ends = if begins { at + 3..longest + 1 } else { 0..0 };
+        let found = ends.rfind(|&end| find(&joined(end), known).is_some()).map(|end| {
             let mut words = Vec::new();
-            let word = Word { text: joined, start: letters[at].start, end: letters[end - 1].end };
-            (read(&word, known, &mut words)).then_some((end, words))
+            let (start, last) = (letters[at].start, letters[end - 1].end);
+            read(&Word { text: joined(end), start, end: last }, known, &mut words);
+            (end, words)
         });
         match found {
             Some((end, words)) => {
@@ -117,8 +131,13 @@ fn find(text: &str, known: &impl Vocabulary) -> Option<String> {
     if !latin.contains(char::is_alphabetic) {
         return None;
     }
-    let mut readings = vec![String::with_capacity(text.len())];
     let chars: Vec<char> = latin.chars().collect();
+    let plain =
+        |pair: &[char]| pair[0] != pair[1] && pair.iter().all(|&c| substitutes(c).is_empty());
+    if chars.windows(2).all(plain) {
+        return (latin != text && is_known(&latin)).then_some(latin);
+    }
+    let mut readings = vec![String::with_capacity(text.len())];
     let mut at = 0;
     while at < chars.len() {
         let c = chars[at];
@@ -161,6 +180,10 @@ mod tests {
     impl Vocabulary for Few {
         fn knows(&self, word: &str) -> bool {
             ["gore", "naked", "nude", "bitcoin", "trump", "loli"].contains(&word)
+        }
+
+        fn begins(&self, letters: &str) -> bool {
+            ["gor", "nak", "nud", "bit", "tru", "lol", "don"].contains(&letters)
         }
 
         fn parts(&self, glued: &str) -> Option<&[String]> {
