@@ -169,15 +169,15 @@ impl<'a, U: Element> Output<'a, U> {
                 }
             }
         }
-        for (sums, pixel) in sums.0.iter().zip(rows.pixels) {
-            let Some(pixel) = pixel else { continue };
+        for (sums, pixel) in sums.0.iter().zip(&rows.pixels) {
+            let &Some(pixel) = pixel else { continue };
             let start = pixel * self.channels + first;
             let mut values: [f32; TILE] = std::array::from_fn(|at| sums[at] + bias[at]);
             match self.epilogue.activation {
                 Activation::Identity => {}
-                Activation::Silu => values = values.map(math::silu),
-                Activation::Gelu => values = values.map(math::gelu),
-                Activation::QuickGelu => values = values.map(math::quick_gelu),
+                Activation::Silu => for_each_lane(&mut values, math::silu),
+                Activation::Gelu => for_each_lane(&mut values, math::gelu),
+                Activation::QuickGelu => for_each_lane(&mut values, math::quick_gelu),
             }
             // SAFETY: the caller's promise.
             let output = unsafe { self.values.slice(start..start + width) };
@@ -199,5 +199,13 @@ impl<'a, U: Element> Output<'a, U> {
                 }
             }
         }
+    }
+}
+
+/// A loop, where mapping the array would call the function lane by lane.
+#[inline(always)]
+fn for_each_lane(values: &mut [f32; TILE], function: impl Fn(f32) -> f32) {
+    for value in values {
+        *value = function(*value);
     }
 }

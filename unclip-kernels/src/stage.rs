@@ -7,7 +7,12 @@
 
 use std::ops::Range;
 
-use crate::{cpu::Path, element::Element, gemm::Compute, math};
+use crate::{
+    cpu::Path,
+    element::Element,
+    gemm::{Compute, TILE},
+    math,
+};
 
 /// A batch of pictures, channels last: `[batch, height, width, channels]` with the channels known elsewhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -118,6 +123,7 @@ pub(crate) enum Grid {
 
 impl Grid {
     /// The length of an axis of the input, as the convolution sees it.
+    #[inline(always)]
     pub(crate) fn extent(self, len: usize) -> usize {
         match self {
             Self::Resampled(Resample::Keep) => len,
@@ -128,6 +134,7 @@ impl Grid {
     }
 
     /// The index in an input axis of length `len` of what the convolution sees at `at`, or none for a zero.
+    #[inline(always)]
     fn source(self, at: isize, len: usize) -> Option<usize> {
         let at = usize::try_from(at).ok().filter(|at| *at < self.extent(len))?;
         match self {
@@ -269,37 +276,85 @@ impl<T: Element> PixelRow<'_, T> {
     #[inline(always)]
     fn apply<S: Compute, const N: usize>(&self, sources: [&[T]; N], staged: &mut [S]) {
         let start = self.image * self.region.depth + self.region.channels.start;
-        let scale_shift = self.input.scale_shift.map(|[scale, shift]| {
-            [&scale[start..][..staged.len()], &shift[start..][..staged.len()]]
-        });
-        match (scale_shift, self.input.silu) {
-            (None, false) => mean(sources, staged, |value, _| value),
-            (None, true) => mean(sources, staged, |value, _| math::silu(value)),
-            (Some([scale, shift]), false) => {
-                mean(sources, staged, |value, at| value * scale[at] + shift[at]);
-            }
-            (Some([scale, shift]), true) => {
-                mean(sources, staged, |value, at| math::silu(value * scale[at] + shift[at]));
-            }
+        let len = staged.len();
+        match self.input.scale_shift.map(|values| values.map(|values| &values[start..][..len])) {
+            None => mean(sources, None, self.input.silu, staged),
+            Some(scale_shift) => mean(sources, Some(scale_shift), self.input.silu, staged),
         }
     }
 }
 
-/// The mean over `sources` of `map(value, channel)`.
+/// Writes the mean over `sources` after scale, shift and SiLU, a vector's worth at a time.
 #[inline(always)]
 fn mean<T: Element, S: Compute, const N: usize>(
     sources: [&[T]; N],
+    scale_shift: Option<[&[f32]; 2]>,
+    silu: bool,
     staged: &mut [S],
-    map: impl Fn(f32, usize) -> f32,
 ) {
+    let (chunks, rest) = staged.as_chunks_mut::<TILE>();
+    let whole = chunks.len();
+    let source_chunks = sources.map(|source| &source.as_chunks::<TILE>().0[..whole]);
+    let scale_shift_chunks =
+        scale_shift.map(|values| values.map(|values| &values.as_chunks::<TILE>().0[..whole]));
+    for (index, staged) in chunks.iter_mut().enumerate() {
+        let scale_shift = scale_shift_chunks.map(|[scale, shift]| [&scale[index], &shift[index]]);
+        mean_of_lanes(source_chunks.map(|chunks| &chunks[index]), scale_shift, silu, staged);
+    }
+    if !rest.is_empty() {
+        let at = whole * TILE;
+        let sources = sources.map(|source| padded(&source[at..]));
+        let scale_shift = scale_shift.map(|values| values.map(|values| padded(&values[at..])));
+        let mut lanes = [S::default(); TILE];
+        mean_of_lanes(
+            sources.each_ref(),
+            scale_shift.as_ref().map(|values| values.each_ref()),
+            silu,
+            &mut lanes,
+        );
+        rest.copy_from_slice(&lanes[..rest.len()]);
+    }
+}
+
+/// Fewer than 16 values, with zeros for those that are missing.
+fn padded<T: Element>(values: &[T]) -> [T; TILE] {
+    let mut lanes = [T::default(); TILE];
+    let len = values.len().min(TILE);
+    lanes[..len].copy_from_slice(&values[..len]);
+    lanes
+}
+
+/// Loops over lanes rather than mapping arrays: a map of a long function is called, a loop becomes vectors.
+#[inline(always)]
+fn mean_of_lanes<T: Element, S: Compute, const N: usize>(
+    sources: [&[T; TILE]; N],
+    scale_shift: Option<[&[f32; TILE]; 2]>,
+    silu: bool,
+    staged: &mut [S; TILE],
+) {
+    let mut sums = [0.0; TILE];
+    for source in sources {
+        let mut values = [0.0; TILE];
+        for lane in 0..TILE {
+            values[lane] = source[lane].widen();
+        }
+        if let Some([scale, shift]) = scale_shift {
+            for lane in 0..TILE {
+                values[lane] = values[lane] * scale[lane] + shift[lane];
+            }
+        }
+        if silu {
+            for value in &mut values {
+                *value = math::silu(*value);
+            }
+        }
+        for lane in 0..TILE {
+            sums[lane] = if N == 1 { values[lane] } else { sums[lane] + values[lane] };
+        }
+    }
     #[expect(clippy::cast_precision_loss, reason = "there are one or four sources")]
     let share = 1.0 / N as f32;
-    let sources = sources.map(|source| &source[..staged.len()]);
-    for (at, staged) in staged.iter_mut().enumerate() {
-        let mut sum = map(sources[0][at].widen(), at);
-        for source in &sources[1..] {
-            sum += map(source[at].widen(), at);
-        }
+    for (staged, sum) in staged.iter_mut().zip(sums) {
         *staged = S::narrow(if N == 1 { sum } else { sum * share });
     }
 }

@@ -1,5 +1,8 @@
 //! bf16 matrices brought into the two orders in which kernels read operands whose depth is the rows.
 
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::*;
+
 use half::bf16;
 
 #[cfg(target_arch = "x86_64")]
@@ -69,20 +72,11 @@ pub(crate) fn transpose(
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 unsafe fn square(source: &[bf16], source_stride: usize, target: &mut [bf16], target_stride: usize) {
-    use std::arch::x86_64::*;
-
     let mut pairs = [_mm512_setzero_si512(); TILE];
     for (index, pair) in pairs.iter_mut().enumerate() {
         let row = source.as_ptr().wrapping_add(2 * index * source_stride);
-        // SAFETY: rows 2 · index and 2 · index + 1 are below 32 and hold 16 values of 2 bytes each.
-        let (even, odd) = unsafe {
-            (
-                _mm256_loadu_si256(row.cast()),
-                _mm256_loadu_si256(row.wrapping_add(source_stride).cast()),
-            )
-        };
-        let odd = _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(odd));
-        *pair = _mm512_or_si512(_mm512_cvtepu16_epi32(even), odd);
+        // SAFETY: rows 2 · index and 2 · index + 1 are below 32 and hold 16 values.
+        *pair = unsafe { merged(row, row.wrapping_add(source_stride)) };
     }
     // A transpose in four rounds: neighbours swap single lanes, then pairs, then quarters, then halves.
     let mut lanes = pairs;
@@ -114,6 +108,21 @@ unsafe fn square(source: &[bf16], source_stride: usize, target: &mut [bf16], tar
     }
 }
 
+/// Sixteen pairs of a value at `even` and one at `odd`.
+///
+/// # Safety
+///
+/// The processor has AVX-512 F, BW and VL, and both rows hold 16 values.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn merged(even: *const bf16, odd: *const bf16) -> __m512i {
+    // SAFETY: 16 values are 32 bytes, the size of these loads.
+    let (even, odd) = unsafe { (_mm256_loadu_si256(even.cast()), _mm256_loadu_si256(odd.cast())) };
+    let odd = _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(odd));
+    _mm512_or_si512(_mm512_cvtepu16_epi32(even), odd)
+}
+
 /// Packs `source` into panels of 16 columns in which the values of two rows lie side by side.
 ///
 /// # Panics
@@ -135,24 +144,39 @@ pub(crate) fn pair_rows(
     if target.is_empty() {
         return;
     }
-    path.vectorize(
-        #[inline(always)]
-        || {
-            for (panel, target) in target.chunks_exact_mut(rows * TILE).enumerate() {
-                let target = target.chunks_exact_mut(2 * TILE);
-                for (rows, target) in source.chunks_exact(2 * stride).zip(target) {
-                    let (even, odd) = rows.split_at(stride);
-                    let even = &even[panel * TILE..][..TILE];
-                    let odd = &odd[panel * TILE..][..TILE];
-                    for (pair, (even, odd)) in target.chunks_exact_mut(2).zip(even.iter().zip(odd))
-                    {
-                        pair[0] = *even;
-                        pair[1] = *odd;
-                    }
-                }
+    for (panel, target) in target.chunks_exact_mut(rows * TILE).enumerate() {
+        let target = target.as_chunks_mut::<{ 2 * TILE }>().0;
+        for (rows, target) in source.chunks_exact(2 * stride).zip(target) {
+            let (even, odd) = rows.split_at(stride);
+            let even = &even[panel * TILE..][..TILE];
+            let odd = &odd[panel * TILE..][..TILE];
+            #[cfg(target_arch = "x86_64")]
+            if path.isa() >= Isa::Avx512 {
+                // SAFETY: the path is a witness of AVX-512 F, BW and VL; both rows and half of `target` are 16 values.
+                unsafe { store_merged(even, odd, target) };
+                continue;
             }
-        },
-    );
+            for (pair, (even, odd)) in
+                target.as_chunks_mut::<2>().0.iter_mut().zip(even.iter().zip(odd))
+            {
+                *pair = [*even, *odd];
+            }
+        }
+    }
+    let _ = path;
+}
+
+/// Writes the pairs of two rows.
+///
+/// # Safety
+///
+/// The processor has AVX-512 F, BW and VL, and both rows hold 16 values.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn store_merged(even: &[bf16], odd: &[bf16], target: &mut [bf16; 2 * TILE]) {
+    // SAFETY: the caller's promise; 16 pairs are 64 bytes, the size of the store.
+    unsafe { _mm512_storeu_si512(target.as_mut_ptr().cast(), merged(even.as_ptr(), odd.as_ptr())) };
 }
 
 #[cfg(test)]

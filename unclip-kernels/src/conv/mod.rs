@@ -156,7 +156,11 @@ impl Conv {
         );
         let reach = self.kernel - 1;
         let geometry = Geometry {
-            grid: Grid::Spread(self.stride),
+            grid: if self.stride == 1 {
+                Grid::Resampled(Resample::Keep)
+            } else {
+                Grid::Spread(self.stride)
+            },
             origin: 0isize.saturating_sub_unsigned(reach).saturating_add_unsigned(self.padding),
             stride: 1,
             output: input,

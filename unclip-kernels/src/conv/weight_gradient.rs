@@ -1,9 +1,10 @@
 //! The gradient of a convolution's weights: a product whose depth is the pixels.
 //!
 //! For each tap, `gradient[tap][channel in][channel out]` sums, over all pixels of the output, the input pixel under
-//! that tap times the output's gradient. Both are staged strip by strip with the same pitch, the gradient with zeros
-//! where the input has its padding, so that a tap is a distance in the staged input here too. With a stride, the
-//! input is staged as one picture for each remainder of row and column, in which neighbours are a stride apart.
+//! that tap times the output's gradient. Both are staged strip by strip, the input once for each column of the kernel
+//! and, with a stride, for each remainder of the row: in each of these pictures, neighbours are what neighbouring
+//! output pixels see, and a row of the kernel is a distance. (Sharing one picture between the columns of the kernel
+//! would stage less, but then most rows of tiles would straddle two cache lines.)
 //!
 //! Tasks own a block of channels in × channels out. Where there are few blocks, the pixels are cut too, and the parts
 //! are added in their order; the cut follows from the shapes alone.
@@ -126,9 +127,9 @@ struct Layout {
     rows: usize,
     /// From one staged row to the next, in both operands.
     pitch: usize,
-    /// How much further than a row or column the window of an output pixel reaches, in strides.
+    /// How much further than its first row the window of an output pixel reaches, in strides.
     span: usize,
-    /// Remainders of a row or column by the stride that the kernel meets.
+    /// Remainders of a row by the stride that the kernel meets.
     phases: usize,
     /// From one picture of the strip to the next in the staged input.
     input: usize,
@@ -204,14 +205,14 @@ impl<T: Element, U: Element> Job<'_, T, U> {
     fn layout<S: Compute>(&self, rows: usize) -> Layout {
         let Conv { kernel, stride, .. } = *self.conv;
         let span = (kernel - 1) / stride;
-        let pitch = self.gradient.size.width + span;
+        let pitch = self.gradient.size.width;
         let phases = kernel.min(stride);
         Layout {
             rows,
             pitch,
             span,
             phases,
-            input: phases * phases * (rows + span) * pitch,
+            input: phases * kernel * (rows + span) * pitch,
             gradient: (rows * pitch).next_multiple_of(S::UNIT),
         }
     }
@@ -224,8 +225,8 @@ impl<T: Element, U: Element> Job<'_, T, U> {
         layout: &Layout,
         scratch: &'s mut Scratch<S>,
     ) -> Operands<'s, S> {
-        // A step may reach past the last picture by what its window and the padded depth exceed it.
-        let slack = layout.span + 2 * CHUNK;
+        // A step may reach past the last picture by what the padded depth exceeds it.
+        let slack = 2 * CHUNK;
         let pixel = S::pixel(self.depth.len());
         let len = images.len() * layout.input;
         let staged = scratch.rows.set_len((len + slack).next_multiple_of(CHUNK) * pixel + TILE);
@@ -233,18 +234,14 @@ impl<T: Element, U: Element> Job<'_, T, U> {
         let grid = Grid::Resampled(self.conv.resample);
         let mut at = 0;
         for image in images.clone() {
-            for phase in 0..layout.phases * layout.phases {
-                let origin = |start: usize, phase: usize| {
-                    0isize
-                        .saturating_sub_unsigned(self.conv.padding)
-                        .saturating_add_unsigned(start * stride + phase)
+            for plane in 0..layout.phases * self.conv.kernel {
+                let (phase, column) = (plane / self.conv.kernel, plane % self.conv.kernel);
+                let origin = |start: usize| {
+                    0isize.saturating_sub_unsigned(self.conv.padding).saturating_add_unsigned(start)
                 };
                 let region = Region {
                     images: image..image + 1,
-                    origin: [
-                        origin(rows.start, phase / layout.phases),
-                        origin(0, phase % layout.phases),
-                    ],
+                    origin: [origin(rows.start * stride + phase), origin(column)],
                     step: stride,
                     rows: layout.rows + layout.span,
                     columns: layout.pitch,
@@ -312,9 +309,8 @@ impl<T: Element, U: Element> Job<'_, T, U> {
     ) -> Vec<Step> {
         let Conv { kernel, stride, .. } = *self.conv;
         let (row, column) = (tap / kernel, tap % kernel);
-        let phase = row % stride * layout.phases + column % stride;
-        let first =
-            (phase * (layout.rows + layout.span) + row / stride) * layout.pitch + column / stride;
+        let plane = row % stride * kernel + column;
+        let first = (plane * (layout.rows + layout.span) + row / stride) * layout.pitch;
         let longest = if S::PAIR == 1 { layout.gradient } else { CHUNK };
         let mut steps = Vec::with_capacity(images * layout.gradient.div_ceil(longest));
         for image in 0..images {

@@ -27,7 +27,7 @@ pub(crate) fn shapes() -> impl Strategy<Value = Shape> {
 pub(crate) fn cases() -> ProptestConfig {
     ProptestConfig {
         failure_persistence: None,
-        ..ProptestConfig::with_cases(if cfg!(miri) { 2 } else { 32 })
+        ..ProptestConfig::with_cases(if cfg!(miri) { 2 } else { 20 })
     }
 }
 

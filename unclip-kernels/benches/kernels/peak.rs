@@ -1,0 +1,84 @@
+//! What the processor can do at most: products on registers alone.
+
+use std::{arch::asm, time::Instant};
+
+use unclip_kernels::{Format, cpu::Path};
+
+/// GFLOP/s of one thread in `format`, where this bench knows how to reach it: with AMX tiles in bf16, with AVX-512 in
+/// f32. On a shared machine it changes from second to second, so it is taken next to each measurement.
+pub(crate) fn peak(path: Path, format: Format) -> Option<f64> {
+    let tiles = Path::named("amx").is_ok_and(|amx| path >= amx);
+    let vectors = Path::named("avx512").is_ok_and(|avx512| path >= avx512);
+    (0..20)
+        .filter_map(|_| match format {
+            Format::Bf16 if tiles => Some(rate(4 * 16 * 16 * 32 * 2, tile_products)),
+            Format::F32 if vectors => Some(rate(12 * 16 * 2, vector_products)),
+            _ => None,
+        })
+        .reduce(f64::max)
+}
+
+/// GFLOP/s of `work`, which repeats `flop` operations.
+fn rate(flop: u32, work: fn(u32)) -> f64 {
+    const REPEATS: u32 = 20_000;
+    let start = Instant::now();
+    work(REPEATS);
+    f64::from(flop) * f64::from(REPEATS) / start.elapsed().as_secs_f64() * 1e-9
+}
+
+#[cfg(target_arch = "x86_64")]
+fn tile_products(repeats: u32) {
+    #[repr(align(64))]
+    struct Config([u8; 64]);
+    let mut config = Config([0; 64]);
+    config.0[0] = 1;
+    for tile in 0..8 {
+        config.0[16 + 2 * tile] = 64;
+        config.0[48 + tile] = 16;
+    }
+    // SAFETY: only called where the `amx` path is available, so tiles may be used; memory is only read, at `config`.
+    unsafe {
+        asm!(
+            "ldtilecfg [{config}]",
+            "2:",
+            "tdpbf16ps tmm0, tmm4, tmm6",
+            "tdpbf16ps tmm1, tmm4, tmm7",
+            "tdpbf16ps tmm2, tmm5, tmm6",
+            "tdpbf16ps tmm3, tmm5, tmm7",
+            "dec {repeats:e}",
+            "jnz 2b",
+            "tilerelease",
+            config = in(reg) &raw const config,
+            repeats = inout(reg) repeats => _,
+            options(nostack, readonly),
+        );
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn vector_products(repeats: u32) {
+    // SAFETY: only called where the `avx512` path is available; touches registers alone, all of them declared.
+    unsafe {
+        asm!(
+            "2:",
+            "vfmadd231ps zmm0, zmm12, zmm13", "vfmadd231ps zmm1, zmm12, zmm13",
+            "vfmadd231ps zmm2, zmm12, zmm13", "vfmadd231ps zmm3, zmm12, zmm13",
+            "vfmadd231ps zmm4, zmm12, zmm13", "vfmadd231ps zmm5, zmm12, zmm13",
+            "vfmadd231ps zmm6, zmm12, zmm13", "vfmadd231ps zmm7, zmm12, zmm13",
+            "vfmadd231ps zmm8, zmm12, zmm13", "vfmadd231ps zmm9, zmm12, zmm13",
+            "vfmadd231ps zmm10, zmm12, zmm13", "vfmadd231ps zmm11, zmm12, zmm13",
+            "dec {repeats:e}",
+            "jnz 2b",
+            repeats = inout(reg) repeats => _,
+            out("zmm0") _, out("zmm1") _, out("zmm2") _, out("zmm3") _, out("zmm4") _, out("zmm5") _,
+            out("zmm6") _, out("zmm7") _, out("zmm8") _, out("zmm9") _, out("zmm10") _, out("zmm11") _,
+            options(nostack, nomem),
+        );
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn tile_products(_: u32) {}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn vector_products(_: u32) {}
