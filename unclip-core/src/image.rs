@@ -7,7 +7,7 @@ use std::{
 };
 
 use ::image::{
-    ImageError, ImageReader, Limits, RgbImage,
+    DynamicImage, ImageError, ImageReader, Limits, Rgb, RgbImage, Rgba,
     error::{LimitError, LimitErrorKind},
 };
 use burn::tensor::{Device, Tensor, TensorData};
@@ -36,7 +36,7 @@ const MAX_DECODED: u64 = 1 << 30;
 pub fn load_rgb(path: impl AsRef<Path>) -> Result<RgbImage> {
     let path = path.as_ref();
     let file = File::open(path).map_err(Error::io("read", path))?;
-    decode(BufReader::new(file), &path.display().to_string())
+    Ok(decode(BufReader::new(file), &path.display().to_string())?.into_rgb8())
 }
 
 /// Decodes the bytes of a PNG, JPEG or WebP file as [`load_rgb`] does; `origin` says in errors where they came from.
@@ -46,10 +46,33 @@ pub fn load_rgb(path: impl AsRef<Path>) -> Result<RgbImage> {
 /// [`Error::Picture`] when they are no picture, damaged, empty, wider or higher than [`MAX_SIDE`], or would take more
 /// than 1 GiB.
 pub fn decode_rgb(bytes: &[u8], origin: &str) -> Result<RgbImage> {
-    decode(Cursor::new(bytes), origin)
+    Ok(decode(Cursor::new(bytes), origin)?.into_rgb8())
 }
 
-fn decode(reader: impl BufRead + Seek, origin: &str) -> Result<RgbImage> {
+/// Decodes the bytes of a PNG, JPEG or WebP file as [`decode_rgb`] does, but lays what is transparent on `background`.
+///
+/// # Errors
+///
+/// As [`decode_rgb`].
+pub fn decode_rgb_over(bytes: &[u8], origin: &str, background: Rgb<u8>) -> Result<RgbImage> {
+    let picture = decode(Cursor::new(bytes), origin)?;
+    if !picture.color().has_alpha() {
+        return Ok(picture.into_rgb8());
+    }
+    let picture = picture.into_rgba8();
+    Ok(RgbImage::from_fn(picture.width(), picture.height(), |x, y| {
+        let Rgba([.., alpha]) = *picture.get_pixel(x, y);
+        let mix = |channel: usize| {
+            let [front, back, alpha] =
+                [picture.get_pixel(x, y).0[channel], background.0[channel], alpha].map(u32::from);
+            let mixed = (front * alpha + back * (255 - alpha) + 127) / 255;
+            u8::try_from(mixed).expect("a mean of two 8-bit values")
+        };
+        Rgb([0, 1, 2].map(mix))
+    }))
+}
+
+fn decode(reader: impl BufRead + Seek, origin: &str) -> Result<DynamicImage> {
     let failed = |source| Error::Picture { action: "decode", origin: origin.to_owned(), source };
     let mut limits = Limits::default();
     limits.max_image_width = Some(MAX_SIDE);
@@ -59,8 +82,8 @@ fn decode(reader: impl BufRead + Seek, origin: &str) -> Result<RgbImage> {
         .with_guessed_format()
         .map_err(|source| failed(ImageError::IoError(source)))?;
     reader.limits(limits);
-    let picture = reader.decode().map_err(failed)?.into_rgb8();
-    if picture.is_empty() {
+    let picture = reader.decode().map_err(failed)?;
+    if picture.width() == 0 || picture.height() == 0 {
         let empty = LimitError::from_kind(LimitErrorKind::DimensionError);
         return Err(failed(ImageError::Limits(empty)));
     }
@@ -177,7 +200,7 @@ pub fn from_array(array: &Array4<f32>, device: &Device) -> Tensor<4> {
 mod tests {
     use std::io::Write;
 
-    use ::image::{DynamicImage, ImageFormat, Rgb, Rgba, RgbaImage};
+    use ::image::{ImageFormat, RgbaImage};
     use unclip_testkit::device;
 
     use super::*;
@@ -263,6 +286,20 @@ mod tests {
         let grey = ::image::GrayImage::from_pixel(1, 1, ::image::Luma([9]));
         let picture = decode_rgb(&encoded(grey, ImageFormat::Png), "a test").expect("PNG");
         assert_eq!(picture.get_pixel(0, 0), &Rgb([9, 9, 9]));
+    }
+
+    #[test]
+    fn transparency_is_laid_on_a_background_where_one_is_given() {
+        let mut picture = RgbaImage::from_pixel(3, 1, Rgba([200, 100, 50, 0]));
+        picture.put_pixel(1, 0, Rgba([200, 100, 50, 255]));
+        picture.put_pixel(2, 0, Rgba([200, 100, 0, 51]));
+        let bytes = encoded(picture, ImageFormat::Png);
+        let picture = decode_rgb_over(&bytes, "a test", Rgb([255, 0, 255])).expect("PNG");
+        let expected = [Rgb([255, 0, 255]), Rgb([200, 100, 50]), Rgb([244, 20, 204])];
+        assert!(picture.pixels().eq(&expected), "{picture:?}");
+        let opaque = encoded(RgbImage::from_pixel(1, 1, Rgb([1, 2, 3])), ImageFormat::Png);
+        let picture = decode_rgb_over(&opaque, "a test", Rgb([255; 3])).expect("PNG");
+        assert_eq!(picture.get_pixel(0, 0), &Rgb([1, 2, 3]));
     }
 
     #[test]

@@ -1,0 +1,81 @@
+//! What can go wrong while training.
+
+use std::path::PathBuf;
+
+/// A result whose error is this crate's [`enum@Error`] unless said otherwise.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What can go wrong while reading data, training and measuring.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Reading or writing failed below, or a value given is out of its range.
+    #[error(transparent)]
+    Core(#[from] unclip_core::Error),
+    /// A data set has nothing to learn from.
+    #[error("{} holds no samples: found {found}, expected {expected}", path.display())]
+    NoSamples {
+        /// The folder or file.
+        path: PathBuf,
+        /// What is there.
+        found: String,
+        /// What would be accepted.
+        expected: &'static str,
+    },
+    /// A whole pass over the data gave no sample.
+    #[error("a whole pass over the data gave no sample: {reason}")]
+    NothingUsable {
+        /// Why: how many were skipped and the first of them, or that there are fewer than ranks.
+        reason: String,
+    },
+    /// A shard is absent, damaged at its start, or no tar archive.
+    #[error("{} is not a readable tar archive: {reason}", path.display())]
+    Shard {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A file of embeddings is damaged, or of a kind or shape that is not read.
+    #[error("{} is not an array of embeddings: {reason}", path.display())]
+    Npy {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it, and what would be accepted.
+        reason: String,
+    },
+    /// Two files that describe the same samples, row by row, differ in length.
+    #[error("{} has {found} rows where {} has {expected}", path.display(), other.display())]
+    RowsDisagree {
+        /// The file that was checked.
+        path: PathBuf,
+        /// Its rows.
+        found: usize,
+        /// The file it was checked against.
+        other: PathBuf,
+        /// That file's rows.
+        expected: usize,
+    },
+    /// A position was taken in other data, or with another seed, than the source it is given to.
+    #[error(
+        "the position does not belong to this data: its {part} is {found}, expected {expected}"
+    )]
+    ForeignCursor {
+        /// What differs.
+        part: &'static str,
+        /// The position's value.
+        found: String,
+        /// The source's value.
+        expected: String,
+    },
+    /// A sample lacks what the trainer reads, such as a picture where the data holds embeddings.
+    #[error("sample {key} holds {found}, expected {expected}")]
+    WrongContent {
+        /// The sample.
+        key: String,
+        /// What it holds.
+        found: &'static str,
+        /// What is needed.
+        expected: &'static str,
+    },
+}
