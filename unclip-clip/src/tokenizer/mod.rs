@@ -13,6 +13,7 @@ mod save;
 mod settings;
 #[cfg(test)]
 mod tests;
+mod train;
 mod vocabulary;
 
 use std::{fmt, path::Path, sync::Arc};

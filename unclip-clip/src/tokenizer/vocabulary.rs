@@ -57,12 +57,10 @@ impl Vocabulary {
 
     /// The vocabulary that `merges` imply: bytes, bytes that end a word, merges, start and end.
     pub(super) fn from_merges(merges: Vec<Merge>, path: &Path) -> Result<Self> {
-        let symbols = byte_symbols();
-        let bytes = symbols.iter().map(char::to_string);
-        let endings = symbols.iter().map(|symbol| format!("{symbol}{END_OF_WORD}"));
         let joined = merges.iter().map(|m| format!("{}{}", m.left, m.right));
         let mut ids = HashMap::new();
-        for token in bytes.chain(endings).chain(joined).chain([START.to_owned(), END.to_owned()]) {
+        let markers = [START.to_owned(), END.to_owned()];
+        for token in base_tokens().into_iter().chain(joined).chain(markers) {
             // A merge list may reach one token by two ways; the published one never does, and its ids say so.
             let next = id(ids.len(), path)?;
             ids.entry(token).or_insert(next);
@@ -142,6 +140,13 @@ pub(super) fn quoted(text: &str) -> String {
         Some((cut, _)) => format!("`{}…`", &text[..cut]),
         None => format!("`{text}`"),
     }
+}
+
+/// The tokens before any merge: every byte's symbol, then the same at the end of a word.
+pub(super) fn base_tokens() -> Vec<String> {
+    let symbols = byte_symbols();
+    let endings = symbols.iter().map(|symbol| format!("{symbol}{END_OF_WORD}"));
+    symbols.iter().map(char::to_string).chain(endings).collect()
 }
 
 /// The printable symbol of each byte, in the order of CLIP's ids: the printable ones as themselves, then the rest as
