@@ -8,12 +8,12 @@
 //! `!`, so that every `!` of a caption becomes the padding id and nothing of it reaches the vocabulary; a literal
 //! `<|endoftext|>` becomes the end marker likewise. Both agree with the reference.
 
+mod learn;
 mod read;
 mod save;
 mod settings;
 #[cfg(test)]
 mod tests;
-mod train;
 mod vocabulary;
 
 use std::{fmt, path::Path, sync::Arc};

@@ -59,9 +59,9 @@ struct Arguments {
     /// Icons that a family, such as clock faces, may have in a style.
     #[arg(long, default_value_t = 3)]
     family: usize,
-    /// The most tokens that the vocabulary has.
-    #[arg(long, default_value_t = 4096)]
-    vocabulary: usize,
+    /// Merges that the vocabulary has at most, beside 512 bytes and two markers.
+    #[arg(long, default_value_t = 3500)]
+    merges: usize,
     /// Tokens of a caption, both markers included.
     #[arg(long, default_value_t = 32)]
     caption_tokens: usize,
@@ -84,7 +84,8 @@ fn main() -> anyhow::Result<()> {
     let captions: BTreeSet<String> = plan.training_captions(&icons).collect();
     let captions: Vec<String> = captions.into_iter().collect();
     write_atomic(output.join("captions.txt"), (captions.join("\n") + "\n").as_bytes())?;
-    let tokenizer = Tokenizer::train(&captions, arguments.vocabulary, arguments.caption_tokens)?;
+    let tokenizer = Tokenizer::learn(&captions, arguments.merges, "<|endoftext|>")?
+        .with_max_length(arguments.caption_tokens)?;
     tokenizer.write_dir(output.join("tokenizer"))?;
     println!("{} captions, {} tokens", captions.len(), tokenizer.vocabulary_size());
     let sources =
