@@ -161,7 +161,7 @@ mod tests {
     fn samples_of_one_distribution_are_at_no_distance_on_average() {
         let values = CounterNoise::new(&[4], Stage::Encode).draw(&[1, 600 * 8]).expect("valid");
         let all = Array2::from_shape_vec((600, 8), values).expect("600 rows");
-        let rows = |start: usize| all.slice(ndarray::s![start..start + 20, ..]);
+        let rows = |start: usize| all.slice_axis(Axis(0), ndarray::Slice::from(start..start + 20));
         let distances: Vec<f64> =
             (0..600).step_by(40).map(|at| kid(rows(at), rows(at + 20)).expect("valid")).collect();
         let count = distances.len() as f64;
