@@ -16,7 +16,7 @@ use crate::{
     Arguments,
     captions::{self, Arrangement},
     draw::{self, Background, Place, WHITE},
-    icons::{Icon, Icons, SETS, rng},
+    icons::{Icon, Icons, SETS, Set, rng},
 };
 
 /// Pairs of icons for every icon on its own.
@@ -165,7 +165,7 @@ impl Plan {
     )]
     fn add_pairs(&mut self, icons: &Icons, seed: u64) {
         let mut rng = rng(seed, &["pairs"]);
-        for set in 0..SETS.len() {
+        for (set, Set { prefix, .. }) in SETS.iter().enumerate() {
             let is_part = |icon: &Icon| {
                 icon.set == set
                     && icon.concept.is_thing
@@ -178,7 +178,7 @@ impl Plan {
             for _ in 0..(things.len() as f64 * PAIRS * 2.0) as usize {
                 let Some([first, second]) = things.sample_array(&mut rng) else { break };
                 let both = [&icons.all[first], &icons.all[second]];
-                let key = format!("{}-{}+{}", SETS[set].prefix, both[0].name, both[1].name);
+                let key = format!("{prefix}-{}+{}", both[0].name, both[1].name);
                 if !known.insert(key.clone()) {
                     continue;
                 }

@@ -1,6 +1,9 @@
 //! What could not be used, by name.
 
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    fmt,
+};
 
 /// Why a sample was skipped.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,9 +60,9 @@ impl Skipped {
 
     /// Notes a fault, and says so in the log when it is new.
     pub(super) fn add(&mut self, name: String, fault: Fault) {
-        if !self.by_name.contains_key(&name) {
-            tracing::warn!(sample = name, %fault, "skipped a sample");
-            self.by_name.insert(name, fault);
+        if let Entry::Vacant(entry) = self.by_name.entry(name) {
+            tracing::warn!(sample = entry.key().as_str(), %fault, "skipped a sample");
+            entry.insert(fault);
         }
     }
 }
