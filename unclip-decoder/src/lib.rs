@@ -8,6 +8,7 @@
 mod config;
 mod decoder;
 mod error;
+mod mask;
 mod projection;
 mod sample;
 
@@ -16,5 +17,6 @@ pub use config::{
 };
 pub use decoder::Decoder;
 pub use error::{Error, Result};
+pub use mask::MaskChannels;
 pub use projection::{Conditions, TextProjection};
 pub use sample::DecoderInput;

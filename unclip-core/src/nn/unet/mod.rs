@@ -27,18 +27,34 @@ pub struct UNetInput<'a> {
     class_embedding: Option<Tensor<2>>,
     context: Option<Tensor<3>>,
     context_bias: Option<Tensor<2>>,
+    first_features: Option<Tensor<4>>,
 }
 
 impl<'a> UNetInput<'a> {
     /// Noisy pictures `[batch, channels_in, height, width]` with one training timestep each.
     pub fn new(noisy: Tensor<4>, timesteps: &'a [f32]) -> Self {
-        Self { noisy, timesteps, class_embedding: None, context: None, context_bias: None }
+        Self {
+            noisy,
+            timesteps,
+            class_embedding: None,
+            context: None,
+            context_bias: None,
+            first_features: None,
+        }
     }
 
     /// A vector `[batch, time_width]` added to the time embedding.
     #[must_use]
     pub fn class_embedding(mut self, class_embedding: Tensor<2>) -> Self {
         self.class_embedding = Some(class_embedding);
+        self
+    }
+
+    /// Added to what the first convolution makes of the pictures, `[batch, level_channels[0], height, width]`: the
+    /// first convolution of further input channels, whose weights are kept elsewhere.
+    #[must_use]
+    pub fn first_features(mut self, features: Tensor<4>) -> Self {
+        self.first_features = Some(features);
         self
     }
 
@@ -284,7 +300,8 @@ impl UNet {
     ///
     /// When an axis differs from those shapes, or a network with attention gets no context.
     pub fn forward(&self, input: UNetInput<'_>) -> Tensor<4> {
-        let UNetInput { noisy, timesteps, class_embedding, context, context_bias } = input;
+        let UNetInput { noisy, timesteps, class_embedding, context, context_bias, first_features } =
+            input;
         let [batch, _, _, _] = noisy.dims();
         assert_eq!(timesteps.len(), batch, "one timestep a picture");
         let device = noisy.device();
@@ -312,6 +329,9 @@ impl UNet {
 
         let noisy = if self.center_input { noisy * 2.0 - 1.0 } else { noisy };
         let mut h = self.conv_in.forward(noisy);
+        if let Some(features) = first_features {
+            h = h + features;
+        }
         let mut skips = vec![h.clone()];
         for block in &self.down_blocks {
             for (i, resnet) in block.resnets.iter().enumerate() {
