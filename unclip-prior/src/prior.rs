@@ -224,6 +224,26 @@ impl Prior {
         Tensor::from_data(TensorData::new(values, [mask.len(), 1, length, length]), device)
     }
 
+    /// The same network for embeddings of another mean and standard deviation.
+    ///
+    /// # Shapes
+    ///
+    /// - `mean`, `deviation`: `[1, clip_width]`
+    ///
+    /// # Panics
+    ///
+    /// When an axis differs from the shapes above.
+    #[must_use]
+    pub fn with_statistics(mut self, mean: Tensor<2>, deviation: Tensor<2>) -> Self {
+        let width = self.config.clip_width();
+        assert_shape!(mean, [1, width]);
+        assert_shape!(deviation, [1, width]);
+        let (mean_id, deviation_id) = (self.clip_mean.id, self.clip_std.id);
+        self.clip_mean = self.clip_mean.transform_for_load(mean, mean_id);
+        self.clip_std = self.clip_std.transform_for_load(deviation, deviation_id);
+        self
+    }
+
     /// Takes a normalised embedding to CLIP's space.
     ///
     /// # Shapes
@@ -317,6 +337,17 @@ mod tests {
         let prior = PriorConfig::karlo_v1_alpha().init(&device());
         assert_eq!(prior.num_params(), 1_022_030_080);
         assert_eq!(shapes(&prior, PRIOR_NAMES).len(), 338);
+    }
+
+    #[test]
+    fn statistics_can_be_replaced() {
+        let device = device();
+        let prior = open(&fixture_sets().remove(0), WeightPrecision::F32);
+        let width = prior.config().clip_width();
+        let constant = |value: f32| Tensor::<2>::full([1, width], value, &device);
+        let prior = prior.with_statistics(constant(3.0), constant(2.0));
+        let there = prior.normalise(constant(7.0)).into_data().try_to_vec::<f32>();
+        assert_eq!(there.expect("floats"), vec![2.0; width]);
     }
 
     #[test]
