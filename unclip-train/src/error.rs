@@ -78,4 +78,75 @@ pub enum Error {
         /// What is needed.
         expected: &'static str,
     },
+    /// CLIP: its tokenizer, its towers, or their configurations.
+    #[error(transparent)]
+    Clip(#[from] unclip_clip::Error),
+    /// The prior or its configuration.
+    #[error(transparent)]
+    Prior(#[from] unclip_prior::Error),
+    /// The decoder or its configuration.
+    #[error(transparent)]
+    Decoder(#[from] unclip_decoder::Error),
+    /// An upsampler or its configuration.
+    #[error(transparent)]
+    Upsampler(#[from] unclip_upsample::Error),
+    /// A run's configuration is not what one looks like: the message names the key, line and column.
+    #[error("{} is not the configuration of a run: {source}", path.display())]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// Where it breaks, and why.
+        source: serde_json::Error,
+    },
+    /// The loss or a gradient is not a number any more. Nothing was saved since.
+    #[error("step {step} has a loss of {loss} and gradients of norm {norm}: {}", last_good(.checkpoint))]
+    NotFinite {
+        /// The step, the first being 1.
+        step: u64,
+        /// Its loss.
+        loss: f64,
+        /// The norm of all its gradients together.
+        norm: f64,
+        /// The last checkpoint before it.
+        checkpoint: Option<PathBuf>,
+    },
+    /// A run is to begin where another one has left its checkpoints.
+    #[error("{} holds the checkpoints of a run: continue it, or choose another folder", output.display())]
+    RunExists {
+        /// The run's folder.
+        output: PathBuf,
+    },
+    /// A run is to be continued, and there is no checkpoint.
+    #[error("{} holds no checkpoint to continue from", output.display())]
+    NoCheckpoint {
+        /// The run's folder.
+        output: PathBuf,
+    },
+    /// A checkpoint is damaged, or another program wrote it.
+    #[error("{} is not a readable checkpoint: {reason}", path.display())]
+    Checkpoint {
+        /// The checkpoint's folder.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A checkpoint belongs to another run than the one configured.
+    #[error("the checkpoint {} has {field} {found}, expected {expected}", path.display())]
+    OtherRun {
+        /// The checkpoint's folder.
+        path: PathBuf,
+        /// What differs.
+        field: &'static str,
+        /// What the checkpoint has.
+        found: String,
+        /// What the run's configuration asks for.
+        expected: String,
+    },
+}
+
+fn last_good(checkpoint: &Option<PathBuf>) -> String {
+    match checkpoint {
+        Some(path) => format!("the last good checkpoint is {}", path.display()),
+        None => "there is no checkpoint yet".to_owned(),
+    }
 }

@@ -1,0 +1,90 @@
+//! Each stage learns, and writes what the pipeline opens.
+
+use std::fs;
+
+use serde_json::json;
+use unclip_core::checkpoint::{WeightPrecision, Weights};
+use unclip_decoder::{Decoder, DecoderConfig, MaskChannels};
+use unclip_prior::Prior;
+use unclip_testkit::device;
+use unclip_upsample::Upsampler;
+
+use crate::setup::{STAGES, Setup, checkpoint, train};
+
+fn mean(losses: &[f64]) -> f64 {
+    losses.iter().sum::<f64>() / losses.len() as f64
+}
+
+#[test]
+fn every_stage_learns_and_the_model_directory_opens() {
+    let setup = Setup::new();
+    for (stage, steps) in STAGES.into_iter().zip([60, 60, 60, 40]) {
+        let mut config = setup.config(stage, &format!("run-{stage}"), steps);
+        config["training"]["sheet_every"] = json!(steps);
+        config["training"]["checkpoint_every"] = json!(steps);
+        let losses = train(&config);
+        let (first, last) = (mean(&losses[..10]), mean(&losses[losses.len() - 10..]));
+        println!("{stage}: {first:.4} to {last:.4}");
+        assert!(last < 0.8 * first, "{stage}: {first} to {last}");
+        let log = fs::read_to_string(setup.path(&format!("run-{stage}/log.jsonl"))).expect("a log");
+        assert_eq!(log.lines().count(), losses.len());
+    }
+    for stage in ["decoder", "upsampler"] {
+        let sheets = fs::read_dir(setup.path(&format!("run-{stage}/sheets"))).expect("a folder");
+        assert_eq!(sheets.count(), 1, "{stage}");
+    }
+    let model = setup.path("model");
+    let part = |name: &str| model.join(name);
+    let (precision, device) = (WeightPrecision::F32, device());
+    unclip_clip::Clip::from_dir(&model, &device, precision).expect("CLIP opens");
+    Prior::from_dir(part("prior"), None, precision, &device).expect("the prior opens");
+    Decoder::from_dirs(part("text_proj"), part("decoder"), None, precision, &device)
+        .expect("the decoder opens");
+    let config = DecoderConfig::open(part("decoder")).expect("a configuration");
+    MaskChannels::from_dir(part("decoder"), &config, None, precision, &device)
+        .expect("its mask channels open");
+    for (first, last) in
+        [("super_res_first", Some(part("super_res_last"))), ("super_res_large", None)]
+    {
+        Upsampler::from_dirs(part(first), last.map(Into::into), None, precision, &device)
+            .expect("the upsampler opens");
+    }
+    assert!(part("model_index.json").is_file());
+}
+
+/// The tensors of a run's newest checkpoint.
+fn tensors(setup: &Setup, output: &str) -> Vec<(String, Vec<f32>)> {
+    let path = checkpoint(&setup.path(output)).join("tensors.safetensors");
+    let weights = Weights::open_file(path).expect("a checkpoint");
+    let read = |name: &str| weights.read(name).expect("a tensor").try_to_vec().expect("floats");
+    weights.names().map(|name| (name.to_owned(), read(name))).collect()
+}
+
+#[test]
+fn a_batch_in_parts_has_the_gradients_of_the_whole() {
+    let setup = Setup::new();
+    for stage in STAGES {
+        setup.foundation(stage);
+        let run = |output: String, part, checkpointing| {
+            let mut config = setup.config(stage, &output, 1);
+            config["training"]["part"] = part;
+            config["training"]["gradient_checkpointing"] = json!(checkpointing);
+            // Adam's first step has the sign of the gradient, so the first moment is what to compare.
+            let losses = train(&config);
+            (losses[0], tensors(&setup, &output))
+        };
+        let whole = run(format!("{stage}-whole"), json!(null), false);
+        for (part, checkpointing) in [(json!(3), false), (json!(null), true), (json!(4), true)] {
+            let name = format!("{stage}-{part}-{checkpointing}");
+            let parts = run(name.clone(), part, checkpointing);
+            assert!((whole.0 - parts.0).abs() < 1e-5 * whole.0.abs(), "{name}: the loss");
+            let moments = |(name, _): &&(String, Vec<f32>)| name.starts_with("first_moment.");
+            for (a, b) in whole.1.iter().filter(moments).zip(parts.1.iter().filter(moments)) {
+                assert_eq!(a.0, b.0);
+                let size = a.1.iter().fold(1e-6f32, |size, x| size.max(x.abs()));
+                let worst = a.1.iter().zip(&b.1).map(|(x, y)| (x - y).abs()).fold(0.0, f32::max);
+                assert!(worst < 2e-3 * size, "{name}: {} is off by {worst} of {size}", a.0);
+            }
+        }
+    }
+}
