@@ -14,25 +14,37 @@
 //!
 //! | module | holds |
 //! |---|---|
+//! | [`activation`] | activations on their own |
+//! | [`attention`] | attention with added keys and masks, and its gradients |
 //! | [`cpu`] | which instructions the processor has, and which are used: a [`cpu::Path`] |
+//! | [`norm`] | group and layer normalisation, and their gradients |
 //! | [`parallel`] | splitting work over rayon's pool so that results do not depend on the number of threads |
+//! | [`picture`] | what moves whole pixels: resampling, joining channels |
 
+pub mod activation;
 mod aligned;
 #[cfg(target_arch = "x86_64")]
 mod amx;
+pub mod attention;
 mod bias;
 mod conv;
 pub mod cpu;
 mod element;
 mod epilogue;
 mod gemm;
+mod lanes;
 mod linear;
 mod math;
+pub mod norm;
 mod pack;
 pub mod parallel;
+pub mod picture;
 mod scratch;
 mod stage;
+#[cfg(test)]
+mod testing;
 mod transpose;
+mod unpack;
 
 pub use bias::{bias_gradient, image_bias_gradient};
 pub use conv::Conv;
@@ -41,3 +53,4 @@ pub use epilogue::{Activation, Epilogue};
 pub use linear::{linear, linear_weight_gradient};
 pub use pack::{Format, Weights};
 pub use stage::{Input, Resample, Size};
+pub use unpack::Values;

@@ -212,7 +212,7 @@ fn panel_len<S: Compute>(kernel: [usize; 2], depth: usize) -> usize {
 }
 
 /// Calls `run(row, column, first channel, channels)` for every run of a panel, in order.
-fn for_each_run<S: Compute>(
+pub(crate) fn for_each_run<S: Compute>(
     kernel: [usize; 2],
     depth: usize,
     mut run: impl FnMut(usize, usize, usize, usize),
