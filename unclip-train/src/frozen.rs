@@ -42,7 +42,7 @@ impl Frozen {
     }
 
     /// Width of the embeddings.
-    pub(crate) fn width(&self) -> usize {
+    pub(crate) fn embedding_width(&self) -> usize {
         self.clip.vision().config().embedding_width
     }
 
@@ -78,7 +78,7 @@ impl Frozen {
         if !stored {
             return self.pictures(views);
         }
-        let width = self.width();
+        let width = self.embedding_width();
         let mut values = Vec::with_capacity(samples.len() * width);
         for sample in samples {
             let row = sample.image_embedding()?;

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Result,
-    parameters::{Beside, read, write},
+    parameters::{Beside, Find, read, write},
 };
 
 /// The settings of AdamW (Loshchilov & Hutter 2019).
@@ -114,7 +114,7 @@ impl Optimizer {
         &mut self,
         module: M,
         time: usize,
-        find: &mut dyn FnMut(&str, &[usize]) -> Result<Option<TensorData>>,
+        find: &mut Find<'_>,
     ) -> Result<M> {
         self.time = time;
         let module = write(module, "first_moment", Some(&mut self.first), find)?;

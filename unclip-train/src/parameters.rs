@@ -12,6 +12,9 @@ use crate::{
     draws::{Draws, Purpose},
 };
 
+/// Where a parameter's value comes from, by name and shape.
+pub(crate) type Find<'a> = dyn FnMut(&str, &[usize]) -> Result<Option<TensorData>> + 'a;
+
 /// One tensor for each of some parameters, without autodiff.
 #[derive(Default)]
 pub(crate) struct Beside {
@@ -171,21 +174,21 @@ pub(crate) fn write<M: Module>(
     module: M,
     prefix: &str,
     beside: Option<&mut Beside>,
-    find: &mut dyn FnMut(&str, &[usize]) -> Result<Option<TensorData>>,
+    find: &mut Find<'_>,
 ) -> Result<M> {
     let mut writer = Writer { path: vec![prefix.to_owned()], beside, find, error: None };
     let module = module.map(&mut writer);
     writer.error.map_or(Ok(module), Err)
 }
 
-struct Writer<'a> {
+struct Writer<'a, 'f> {
     path: Vec<String>,
     beside: Option<&'a mut Beside>,
-    find: &'a mut dyn FnMut(&str, &[usize]) -> Result<Option<TensorData>>,
+    find: &'a mut Find<'f>,
     error: Option<crate::Error>,
 }
 
-impl ModuleMapper for Writer<'_> {
+impl ModuleMapper for Writer<'_, '_> {
     fn enter_module(&mut self, name: &str, _container_type: &str) {
         self.path.push(name.to_owned());
     }

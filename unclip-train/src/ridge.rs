@@ -32,7 +32,7 @@ impl Ridge {
         image_width: usize,
         penalty: f64,
     ) -> Result<Self> {
-        let pairs = if text_width == 0 { 0 } else { texts.len() / text_width };
+        let pairs = texts.len().checked_div(text_width).unwrap_or(0);
         if pairs == 0 || texts.len() != pairs * text_width || images.len() != pairs * image_width {
             let found = format_args!("{} and {} values", texts.len(), images.len());
             let expected = format!("as many rows of {text_width} as of {image_width}");

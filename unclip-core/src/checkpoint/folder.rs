@@ -151,7 +151,7 @@ impl<P: AsRef<Path>> From<P> for Folder {
     }
 }
 
-impl From<&Folder> for Folder {
+impl From<&Self> for Folder {
     fn from(folder: &Self) -> Self {
         folder.clone()
     }

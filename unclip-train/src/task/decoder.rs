@@ -149,7 +149,7 @@ impl DecoderTask {
             (
                 "projection.clip_embeddings_dim",
                 projection.clip_embeddings_dim,
-                clip.width(),
+                clip.embedding_width(),
                 "CLIP's",
             ),
             (
@@ -192,7 +192,7 @@ impl DecoderTask {
         let views = self.views(batch)?;
         let rows = views.len();
         let embedding = self.clip.embeddings(batch.samples, &views)?;
-        let width = self.clip.width();
+        let width = self.clip.embedding_width();
         let (mut captions, mut dropped, mut noise) = (Vec::new(), Vec::new(), Vec::new());
         let draws = batch.draws(Purpose::Caption).into_iter().zip(batch.draws(Purpose::Condition));
         for (sample, (mut caption, mut condition)) in batch.samples.iter().zip(draws) {

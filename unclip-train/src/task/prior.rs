@@ -80,7 +80,7 @@ impl PriorTask {
         let network = PriorConfig::from_bytes("stage.prior.network", text.as_bytes())?;
         let clip = Frozen::open(&run.model, device)?;
         for (field, found, expected) in [
-            ("network.embedding_dim", network.embedding_dim, clip.width()),
+            ("network.embedding_dim", network.embedding_dim, clip.embedding_width()),
             ("network.num_embeddings", network.num_embeddings, clip.tokens()),
         ] {
             if found != expected {
@@ -124,7 +124,7 @@ impl PriorTask {
     /// Mean and deviation of the embeddings of the data, dimension by dimension.
     fn statistics(&self, seed: u64) -> Result<(Vec<f32>, Vec<f32>)> {
         let mut source = self.data.open(seed, 0, 1)?;
-        let width = self.clip.width();
+        let width = self.clip.embedding_width();
         let (mut sum, mut squares, mut count) = (vec![0f64; width], vec![0f64; width], 0usize);
         while count < self.config.statistics {
             let mut samples = Vec::new();
