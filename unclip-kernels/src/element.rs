@@ -11,7 +11,7 @@ mod sealed {
     impl Sealed for half::f16 {}
 }
 
-/// A number type that kernels read and write: `f32`, [`bf16`] or [`f16`]. All arithmetic is in `f32`.
+/// A number type that kernels read and write: `f32`, [`bf16`] or [`f16`](struct@f16). All arithmetic is in `f32`.
 pub trait Element:
     Copy + Default + PartialEq + fmt::Debug + Send + Sync + 'static + sealed::Sealed
 {
