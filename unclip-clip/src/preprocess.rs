@@ -109,8 +109,13 @@ impl Preprocessor {
         config.ignore(&["pad_size"]);
         let filter = match config.or("resample", 3)? {
             1 => Filter::Lanczos3,
+            2 => Filter::Bilinear,
             3 => Filter::Bicubic,
-            _ => return Err(config.error("resample", "3 (bicubic) or 1 (Lanczos)").into()),
+            _ => {
+                return Err(config
+                    .error("resample", "1 (Lanczos), 2 (bilinear) or 3 (bicubic)")
+                    .into());
+            }
         };
         let size = match config.optional::<Value>("size")? {
             None => Size::ShortestEdge(224),
@@ -159,6 +164,7 @@ impl Preprocessor {
             "do_rescale": self.rescale.is_some(),
             "do_normalize": self.normalize.is_some(),
             "resample": match self.filter {
+                Filter::Bilinear => 2,
                 Filter::Bicubic => 3,
                 Filter::Lanczos3 => 1,
             },
@@ -449,7 +455,7 @@ mod tests {
     #[test]
     fn what_is_not_implemented_is_refused_by_name() {
         for (key, value) in [
-            ("resample", json!(2)),
+            ("resample", json!(4)),
             ("resample", json!("bicubic")),
             ("size", json!({"longest_edge": 224})),
             ("size", json!(0)),

@@ -29,6 +29,9 @@ pub enum Error {
         /// What is wrong with it, and what was expected.
         reason: String,
     },
+    /// A picture could not be checked.
+    #[error(transparent)]
+    Picture(#[from] crate::picture::PictureError),
     /// A value is outside its range.
     #[error("`{field}` is {found}, expected {expected}")]
     InvalidInput {

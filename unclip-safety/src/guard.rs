@@ -8,8 +8,8 @@ use std::{
 use image::RgbImage;
 
 use crate::{
-    CaptionCheck, Category, Concepts, Embedded, Evidence, Output, Policy, SafetyFilter, Signal,
-    Subject, Upload, Verdict, error::Result,
+    CaptionCheck, Category, Concepts, Embedded, Evidence, FacePolicy, Output, Policy, Region,
+    SafetyFilter, Signal, Subject, Upload, Verdict, error::Result, picture::FaceDetector,
 };
 
 /// A check of pictures.
@@ -41,6 +41,7 @@ pub struct Guard {
     policy: Policy,
     captions: CaptionCheck,
     pictures: Vec<Arc<dyn PictureCheck>>,
+    faces: Option<Arc<dyn FaceDetector>>,
     concepts: Option<Arc<Concepts>>,
 }
 
@@ -48,7 +49,13 @@ impl Guard {
     /// The built-in check of captions under `policy`.
     pub fn new(policy: Policy) -> Self {
         static CAPTIONS: LazyLock<CaptionCheck> = LazyLock::new(CaptionCheck::builtin);
-        Self { policy, captions: CAPTIONS.clone(), pictures: Vec::new(), concepts: None }
+        Self {
+            policy,
+            captions: CAPTIONS.clone(),
+            pictures: Vec::new(),
+            faces: None,
+            concepts: None,
+        }
     }
 
     /// Replaces the check of captions, for lists of the caller's.
@@ -65,6 +72,13 @@ impl Guard {
         self
     }
 
+    /// Sets what looks for faces in given pictures; the policy says what becomes of them. None by default.
+    #[must_use]
+    pub fn faces(mut self, detector: impl FaceDetector + 'static) -> Self {
+        self.faces = Some(Arc::new(detector));
+        self
+    }
+
     /// Sets the phrases that embeddings are held against.
     #[must_use]
     pub fn concepts(mut self, concepts: impl Into<Arc<Concepts>>) -> Self {
@@ -75,6 +89,19 @@ impl Guard {
     /// The policy.
     pub fn policy(&self) -> &Policy {
         &self.policy
+    }
+
+    fn judge_faces(&self, upload: &Upload<'_>) -> Verdict {
+        let Some(detector) = &self.faces else { return Verdict::allow() };
+        if self.policy.faces == FacePolicy::Allow {
+            return Verdict::allow();
+        }
+        let found = detector.faces(upload.picture).unwrap_or_else(|_| {
+            // A detector that cannot be run may have missed a face anywhere.
+            let (width, height) = upload.picture.dimensions();
+            vec![(Region { x: 0, y: 0, width, height }, 1.0)]
+        });
+        self.policy.judge_faces(detector.name(), &found, upload.consent)
     }
 
     fn judge_picture(&self, subject: Subject, picture: &RgbImage) -> Verdict {
@@ -101,7 +128,7 @@ impl SafetyFilter for Guard {
     }
 
     fn check_upload(&self, upload: &Upload<'_>) -> Verdict {
-        self.judge_picture(Subject::Upload, upload.picture)
+        self.judge_picture(Subject::Upload, upload.picture).and(self.judge_faces(upload))
     }
 
     fn check_output(&self, output: &Output<'_>) -> Verdict {
@@ -155,6 +182,36 @@ mod tests {
         let off = Guard::new(Policy::off()).pictures(Broken);
         assert_eq!(off.check_upload(&Upload::new(&picture)), Verdict::allow());
         assert!(off.is_off() && !guard.is_off(), "only the policy switches a guard off");
+    }
+
+    #[derive(Debug)]
+    struct OneFace;
+
+    impl FaceDetector for OneFace {
+        fn name(&self) -> &str {
+            "one"
+        }
+
+        fn faces(&self, _: &RgbImage) -> Result<Vec<(Region, f32)>, crate::picture::PictureError> {
+            Ok(vec![(Region { x: 1, y: 1, width: 2, height: 2 }, 0.9)])
+        }
+    }
+
+    #[test]
+    fn faces_in_given_pictures_need_what_the_policy_asks_for() {
+        let picture = RgbImage::new(4, 4);
+        for (faces, without, with) in [
+            (FacePolicy::Allow, Action::Allow, Action::Allow),
+            (FacePolicy::Consent, Action::Refuse, Action::Allow),
+            (FacePolicy::Blur, Action::Blur, Action::Allow),
+            (FacePolicy::Refuse, Action::Refuse, Action::Refuse),
+        ] {
+            let guard = Guard::new(Policy { faces, ..Policy::standard() }).faces(OneFace);
+            let judged =
+                |consent| guard.check_upload(&Upload::new(&picture).consent(consent)).action;
+            assert_eq!((judged(false), judged(true)), (without, with), "{faces:?}");
+            assert_eq!(guard.check_output(&Output::new(&picture)).action, Action::Allow);
+        }
     }
 
     #[test]

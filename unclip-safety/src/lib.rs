@@ -37,6 +37,7 @@ mod filter;
 mod guard;
 mod limiter;
 pub mod mark;
+pub mod picture;
 mod policy;
 pub mod provenance;
 mod region;

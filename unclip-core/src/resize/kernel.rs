@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Filter {
+    /// The triangle: linear interpolation where a picture grows, a weighted mean where it shrinks.
+    Bilinear,
     /// Keys' cubic with a = −0.5, as Pillow and PyTorch's antialiased resize have it (not the a = −0.75 of its plain
     /// one).
     Bicubic,
@@ -19,6 +21,7 @@ impl Filter {
     /// Beyond this distance the kernel is zero.
     fn support(self) -> f64 {
         match self {
+            Self::Bilinear => 1.0,
             Self::Bicubic => 2.0,
             Self::Lanczos3 => 3.0,
         }
@@ -27,6 +30,7 @@ impl Filter {
     /// The kernel at distance `x`.
     fn weight(self, x: f64) -> f64 {
         match self {
+            Self::Bilinear => (1.0 - x.abs()).max(0.0),
             Self::Bicubic => {
                 const A: f64 = -0.5;
                 let x = x.abs();
