@@ -6,11 +6,16 @@ use burn::tensor::Device;
 #[cfg(feature = "hub")]
 use unclip_core::checkpoint::hub;
 use unclip_core::checkpoint::{Folder, ModelDir, WeightPrecision};
-use unclip_safety::{AuditSink, Guard, NoFilter, Policy, SafetyFilter, Watermark};
+use unclip_safety::{
+    AuditSink, Guard, NoFilter, Policy, SafetyFilter, Watermark,
+    mark::{InvisibleMark, Signature},
+    picture::OpenNsfw,
+};
 
 use crate::{
     Offload, Pipeline,
     error::{Error, Result, invalid},
+    marks::Marks,
     parts::{
         DecoderPart, ImagePart, PriorPart, Reading, Spec, Specs, TextPart, UpsamplerPart,
         UpsamplerSpec,
@@ -42,8 +47,9 @@ pub struct PipelineBuilder {
     upsampler: Option<UpsamplerPart>,
     upsampler_large: Option<UpsamplerPart>,
     filter: Option<Arc<dyn SafetyFilter>>,
+    policy: Option<Policy>,
     audit: Option<Arc<dyn AuditSink>>,
-    watermarks: Vec<Arc<dyn Watermark>>,
+    marks: Marks,
 }
 
 impl PipelineBuilder {
@@ -146,15 +152,18 @@ impl PipelineBuilder {
     }
 
     /// Sets the filter that judges captions, given pictures and finished pictures; by default a [`Guard`] with the
-    /// [standard](Policy::standard) policy.
+    /// [standard](Policy::standard) policy: the built-in lists for captions, OpenNSFW for pictures, and with the feature
+    /// `faces` a detector of faces for given pictures.
     pub fn safety(mut self, filter: impl SafetyFilter + 'static) -> Self {
         self.filter = Some(Arc::new(filter));
         self
     }
 
     /// Judges by the built-in checks under `policy`.
-    pub fn policy(self, policy: Policy) -> Self {
-        self.safety(Guard::new(policy))
+    pub fn policy(mut self, policy: Policy) -> Self {
+        self.filter = None;
+        self.policy = Some(policy);
+        self
     }
 
     /// Switches the checks off: everything is allowed, and [`build`](Self::build) says so in the log.
@@ -169,9 +178,32 @@ impl PipelineBuilder {
         self
     }
 
-    /// Adds a mark on every finished picture; marks are applied in the order in which they were added.
+    /// Sets the invisible mark of every finished picture, 48 bits that [`Detector`](unclip_safety::mark::Detector)
+    /// reads; by default the payload `unclip` under the key 0. `None` leaves it out, and says so in the log.
+    ///
+    /// A picture smaller than a tile of the mark, 64 pixels, goes without it, and the result carries a
+    /// [warning](crate::Warning::Unmarked).
+    pub fn invisible_mark(mut self, mark: impl Into<Option<InvisibleMark>>) -> Self {
+        self.marks.invisible = mark.into();
+        self
+    }
+
+    /// Sets the five squares in the lower right corner of every finished picture; by default in the colours of this
+    /// library. `None` leaves them out, and says so in the log.
+    pub fn signature(mut self, signature: impl Into<Option<Signature>>) -> Self {
+        self.marks.signature = signature.into();
+        self
+    }
+
+    /// Leaves out the invisible mark and the signature, and says so in the log.
+    pub fn unmarked(self) -> Self {
+        self.invisible_mark(None).signature(None)
+    }
+
+    /// Adds a mark on every finished picture. Marks of the caller's own are put on in the order in which they were
+    /// added, between the invisible mark and the signature.
     pub fn watermark(mut self, watermark: impl Watermark + 'static) -> Self {
-        self.watermarks.push(Arc::new(watermark));
+        self.marks.own.push(Arc::new(watermark));
         self
     }
 
@@ -189,6 +221,7 @@ impl PipelineBuilder {
             Some(device) => device,
             None => unclip_core::device::device("auto")?,
         };
+        self.marks.warn_of_missing();
         let mut resident = Resident::new(self.offload);
         let specs = match self.source()? {
             Some(dir) => {
@@ -201,7 +234,9 @@ impl PipelineBuilder {
             None => self.given(&mut resident)?,
         };
         specs.check()?;
-        let filter = self.filter.unwrap_or_else(|| Arc::new(Guard::new(Policy::standard())));
+        let filter = self.filter.unwrap_or_else(|| {
+            Arc::new(guard(self.policy.unwrap_or_else(Policy::standard), &device))
+        });
         warn_if_off(&*filter);
         let reading = Reading { variant: self.variant, precision: self.precision, device };
         let pipeline = Pipeline {
@@ -213,7 +248,7 @@ impl PipelineBuilder {
                 filter,
                 audit: self.audit,
                 user: None,
-                watermarks: self.watermarks,
+                marks: self.marks,
             }),
         };
         pipeline.prepare(self.offload)?;
@@ -294,6 +329,15 @@ impl PipelineBuilder {
         self.replace(&mut specs, resident);
         Ok(specs)
     }
+}
+
+/// The built-in checks under `policy`; the network runs where the model does.
+fn guard(policy: Policy, device: &Device) -> Guard {
+    let judges_pictures = !policy.uploads.is_empty() || !policy.outputs.is_empty();
+    let guard = Guard::new(policy);
+    #[cfg(feature = "faces")]
+    let guard = guard.faces(unclip_safety::picture::FrontalFaces::bundled());
+    if judges_pictures { guard.pictures(OpenNsfw::bundled(device)) } else { guard }
 }
 
 fn given<C>(config: C) -> Spec<C> {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use unclip_core::Stage;
-use unclip_safety::{MarkError, Verdict};
+use unclip_safety::{MarkError, Verdict, provenance::ProvenanceError};
 
 /// A result whose error is this crate's [`enum@Error`] unless said otherwise.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -65,6 +65,9 @@ pub enum Error {
     /// A finished picture could not be marked.
     #[error(transparent)]
     Mark(#[from] MarkError),
+    /// A file's origin could not be read or written.
+    #[error(transparent)]
+    Provenance(#[from] ProvenanceError),
     /// A picture holds no request of this library, or a damaged one.
     #[error("{}: {reason}", path.display())]
     Metadata {

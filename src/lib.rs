@@ -22,6 +22,7 @@
 mod builder;
 mod error;
 mod host_tensor;
+mod marks;
 mod metadata;
 mod noise_plan;
 mod operation;

@@ -2,15 +2,24 @@
 
 use std::{fmt, io::Cursor, path::Path, time::Duration};
 
-use image::RgbImage;
+use image::{
+    RgbImage,
+    codecs::{jpeg::JpegEncoder, webp::WebPEncoder},
+};
 use serde::{Deserialize, Serialize};
 use unclip_core::{Stage, checkpoint};
-use unclip_safety::Verdict;
+use unclip_safety::{
+    Verdict,
+    provenance::{Origin, write_origin},
+};
 
 use crate::{
     error::Result,
     metadata::{PictureMetadata, write_png},
 };
+
+/// The quality of saved JPEG files.
+const JPEG_QUALITY: u8 = 92;
 
 /// The pictures of one request, and how they came about.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -44,14 +53,24 @@ pub struct GeneratedImage {
 }
 
 impl GeneratedImage {
-    /// Saves the picture as a PNG that holds its [`metadata`](Self::metadata), under a temporary name first.
+    /// Saves the picture, under a temporary name first: as JPEG where the name ends in `.jpg` or `.jpeg`, as lossless
+    /// WebP where it ends in `.webp`, and else as PNG.
+    ///
+    /// Every file says in XMP that a trained model made it (IPTC `DigitalSourceType`). A PNG also holds the picture's
+    /// [`metadata`](Self::metadata).
     ///
     /// # Errors
     ///
     /// When the file cannot be written or the picture not encoded; no partial file is left behind.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
-        Ok(checkpoint::write_atomic(path, &self.to_png(path)?)?)
+        let extension = path.extension().map(|end| end.to_ascii_lowercase());
+        let bytes = match extension.as_deref().and_then(|end| end.to_str()) {
+            Some("jpg" | "jpeg") => self.to_jpeg(path)?,
+            Some("webp") => self.to_webp(path)?,
+            _ => self.to_png(path)?,
+        };
+        Ok(checkpoint::write_atomic(path, &bytes)?)
     }
 
     /// The PNG that [`save`](Self::save) writes.
@@ -60,8 +79,42 @@ impl GeneratedImage {
     ///
     /// When the picture cannot be encoded; `origin` names it in the error.
     pub fn to_png(&self, origin: impl AsRef<Path>) -> Result<Vec<u8>> {
-        write_png(&self.picture, &self.metadata, origin.as_ref())
+        labelled(&write_png(&self.picture, &self.metadata, origin.as_ref())?)
     }
+
+    /// The JPEG that [`save`](Self::save) writes, of quality 92.
+    ///
+    /// # Errors
+    ///
+    /// As [`to_png`](Self::to_png).
+    pub fn to_jpeg(&self, origin: impl AsRef<Path>) -> Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        let encoder = JpegEncoder::new_with_quality(&mut bytes, JPEG_QUALITY);
+        self.picture.write_with_encoder(encoder).map_err(cannot_encode(origin.as_ref()))?;
+        labelled(&bytes)
+    }
+
+    /// The lossless WebP that [`save`](Self::save) writes.
+    ///
+    /// # Errors
+    ///
+    /// As [`to_png`](Self::to_png).
+    pub fn to_webp(&self, origin: impl AsRef<Path>) -> Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        let encoder = WebPEncoder::new_lossless(&mut bytes);
+        self.picture.write_with_encoder(encoder).map_err(cannot_encode(origin.as_ref()))?;
+        labelled(&bytes)
+    }
+}
+
+/// The file with what it says of its origin.
+fn labelled(file: &[u8]) -> Result<Vec<u8>> {
+    Ok(write_origin(file, &Origin::trained(concat!("unclip ", env!("CARGO_PKG_VERSION"))))?)
+}
+
+fn cannot_encode(origin: &Path) -> impl FnOnce(image::ImageError) -> unclip_core::Error {
+    let origin = origin.display().to_string();
+    |source| unclip_core::Error::Picture { action: "encode", origin, source }
 }
 
 /// What the caller should know about a result.
@@ -85,6 +138,15 @@ pub enum Warning {
         /// The size asked for.
         to: u32,
     },
+    /// Pictures of this size are too small for a mark that the pipeline puts on by default.
+    Unmarked {
+        /// The mark.
+        mark: String,
+        /// Width of the pictures.
+        width: u32,
+        /// Height of the pictures.
+        height: u32,
+    },
     /// The caption holds nothing: the picture shows whatever the model likes.
     EmptyCaption {
         /// Which caption.
@@ -106,6 +168,9 @@ impl fmt::Display for Warning {
                     f,
                     "no stage of this model gives {to} pixels: resampled from {from} with a Lanczos filter"
                 )
+            }
+            Self::Unmarked { mark, width, height } => {
+                write!(f, "pictures of {width} × {height} are too small for the {mark} mark")
             }
             Self::EmptyCaption { caption } => write!(f, "caption {caption} is empty"),
         }

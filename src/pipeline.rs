@@ -7,11 +7,12 @@ use unclip_clip::{TextEncoder, VisionEncoder};
 use unclip_core::{checkpoint::Folder, nn::UNet, sampler::SamplerConfig};
 use unclip_decoder::Decoder;
 use unclip_prior::Prior;
-use unclip_safety::{AuditSink, SafetyFilter, Watermark};
+use unclip_safety::{AuditSink, SafetyFilter};
 
 use crate::{
     Offload, PipelineBuilder,
     error::{Error, Result},
+    marks::Marks,
     parts::{Reading, Spec, Specs, UpsamplerSpec},
     resident::{InUse, Part, Resident},
 };
@@ -50,7 +51,7 @@ pub(crate) struct Inner {
     pub(crate) filter: Arc<dyn SafetyFilter>,
     pub(crate) audit: Option<Arc<dyn AuditSink>>,
     pub(crate) user: Option<String>,
-    pub(crate) watermarks: Vec<Arc<dyn Watermark>>,
+    pub(crate) marks: Marks,
 }
 
 impl Pipeline {

@@ -40,7 +40,7 @@ impl Run<'_> {
 
     /// Asks the filter about a finished picture, does as it says, and puts the marks on.
     pub(super) fn release(
-        &self,
+        &mut self,
         mut picture: RgbImage,
         caption: Option<&str>,
         before: Verdict,
@@ -59,8 +59,11 @@ impl Run<'_> {
             }
             Action::Refuse => return Err(Error::Refused(Box::new(before.and(output)))),
         }
-        for watermark in &self.inner.watermarks {
-            watermark.mark(&mut picture)?;
+        if let Some(warning) = self.inner.marks.put_on(&mut picture)?
+            && !self.warnings.contains(&warning)
+        {
+            tracing::warn!("{warning}");
+            self.warnings.push(warning);
         }
         Ok((picture, before.and(output)))
     }

@@ -25,6 +25,7 @@ fn write_for_interop() {
         pipeline.save(folder.join("model"), &SaveOptions::default()).expect("the model is saved");
         // What is saved is what is read back.
         let pipeline = unclip::Pipeline::builder()
+            .unmarked()
             .model_dir(folder.join("model"))
             .on_device(unclip_testkit::device())
             .build()

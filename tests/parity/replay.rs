@@ -171,6 +171,7 @@ pub(crate) fn open(set: &FixtureSet) -> Pipeline {
     let index = set.model_dir().join("model_index.image_variation.json");
     fs::copy(index, view.path().join("model_index.json")).expect("the other index");
     Pipeline::builder()
+        .unmarked()
         .model_dir(set.model_dir())
         .image_encoder_from(view.path())
         .on_device(device())
