@@ -128,6 +128,21 @@ impl Write for Shared {
 }
 
 #[test]
+fn an_unguarded_pipeline_is_said_once_in_the_log() {
+    let said = |work: &dyn Fn()| {
+        let out = Shared::default();
+        let sink = out.clone();
+        let subscriber = tracing_subscriber::fmt().with_writer(move || sink.clone()).finish();
+        tracing::subscriber::with_default(subscriber, work);
+        let log = String::from_utf8(out.0.lock().expect("no panics").clone()).expect("text");
+        log.matches("safety checks are off").count()
+    };
+    assert_eq!(said(&|| drop(builder().without_safety().build())), 1, "without_safety");
+    assert_eq!(said(&|| drop(builder().policy(Policy::off()).build())), 1, "the policy off");
+    assert_eq!(said(&|| drop(builder().build())), 0, "guarded by default");
+}
+
+#[test]
 fn every_request_is_recorded_with_its_user_and_its_verdicts() {
     let out = Shared::default();
     let pipeline = builder().audit(JsonLines::to(out.clone(), "memory")).build().expect("a model");
