@@ -9,7 +9,6 @@ use unclip_core::checkpoint::{Folder, ModelDir, WeightPrecision};
 use unclip_safety::{
     AuditSink, Guard, NoFilter, Policy, SafetyFilter, Watermark,
     mark::{InvisibleMark, Signature},
-    picture::OpenNsfw,
 };
 
 use crate::{
@@ -20,7 +19,7 @@ use crate::{
         DecoderPart, ImagePart, PriorPart, Reading, Spec, Specs, TextPart, UpsamplerPart,
         UpsamplerSpec,
     },
-    pipeline::{Inner, warn_if_off},
+    pipeline::{Inner, warn_of_unchecked},
     resident::{Part, Resident},
 };
 
@@ -152,8 +151,10 @@ impl PipelineBuilder {
     }
 
     /// Sets the filter that judges captions, given pictures and finished pictures; by default a [`Guard`] with the
-    /// [standard](Policy::standard) policy: the built-in lists for captions, OpenNSFW for pictures, and with the feature
-    /// `faces` a detector of faces for given pictures.
+    /// [standard](Policy::standard) policy: the built-in lists for captions, OpenNSFW for pictures (feature `nsfw`, on by
+    /// default), and with the feature `faces` a detector of faces for given pictures.
+    ///
+    /// [`build`](Self::build) says in the log what a filter leaves [unchecked](SafetyFilter::unchecked).
     pub fn safety(mut self, filter: impl SafetyFilter + 'static) -> Self {
         self.filter = Some(Arc::new(filter));
         self
@@ -237,7 +238,7 @@ impl PipelineBuilder {
         let filter = self.filter.unwrap_or_else(|| {
             Arc::new(guard(self.policy.unwrap_or_else(Policy::standard), &device))
         });
-        warn_if_off(&*filter);
+        warn_of_unchecked(&*filter);
         let reading = Reading { variant: self.variant, precision: self.precision, device };
         let pipeline = Pipeline {
             inner: Arc::new(Inner {
@@ -333,11 +334,18 @@ impl PipelineBuilder {
 
 /// The built-in checks under `policy`; the network runs where the model does.
 fn guard(policy: Policy, device: &Device) -> Guard {
+    #[cfg(feature = "nsfw")]
     let judges_pictures = !policy.uploads.is_empty() || !policy.outputs.is_empty();
+    #[cfg(not(feature = "nsfw"))]
+    let _ = device;
     let guard = Guard::new(policy);
     #[cfg(feature = "faces")]
     let guard = guard.faces(unclip_safety::picture::FrontalFaces::bundled());
-    if judges_pictures { guard.pictures(OpenNsfw::bundled(device)) } else { guard }
+    #[cfg(feature = "nsfw")]
+    if judges_pictures {
+        return guard.pictures(unclip_safety::picture::OpenNsfw::bundled(device));
+    }
+    guard
 }
 
 fn given<C>(config: C) -> Spec<C> {

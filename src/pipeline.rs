@@ -7,7 +7,7 @@ use unclip_clip::{TextEncoder, VisionEncoder};
 use unclip_core::{checkpoint::Folder, nn::UNet, sampler::SamplerConfig};
 use unclip_decoder::Decoder;
 use unclip_prior::Prior;
-use unclip_safety::{AuditSink, SafetyFilter};
+use unclip_safety::{AuditSink, SafetyFilter, Subject};
 
 use crate::{
     Offload, PipelineBuilder,
@@ -85,10 +85,10 @@ impl Pipeline {
 
     /// This pipeline under another filter: the parts in memory are shared, nothing is read again.
     ///
-    /// A filter that allows everything is warned of in the log.
+    /// What the filter leaves [unchecked](SafetyFilter::unchecked) is warned of in the log.
     #[must_use]
     pub fn with_safety(&self, filter: impl SafetyFilter + 'static) -> Self {
-        warn_if_off(&filter);
+        warn_of_unchecked(&filter);
         self.with(|inner| inner.filter = Arc::new(filter))
     }
 
@@ -209,10 +209,20 @@ impl Inner {
     }
 }
 
-/// Says in the log that nothing is refused.
-pub(crate) fn warn_if_off(filter: &dyn SafetyFilter) {
-    if filter.is_off() {
+/// Says in the log what goes through unseen.
+pub(crate) fn warn_of_unchecked(filter: &dyn SafetyFilter) {
+    let unchecked = filter.unchecked();
+    if [Subject::Caption, Subject::Upload, Subject::Output].iter().all(|s| unchecked.contains(s)) {
         tracing::warn!("safety checks are off: every caption and picture is allowed");
+        return;
+    }
+    for subject in unchecked {
+        let what = match subject {
+            Subject::Caption => "captions",
+            Subject::Upload => "given pictures",
+            Subject::Output => "finished pictures",
+        };
+        tracing::warn!("{what} are not checked: each is allowed");
     }
 }
 

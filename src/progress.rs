@@ -2,13 +2,15 @@
 
 use std::{fmt, ops::ControlFlow, ops::Range};
 
+use burn::tensor::Tensor;
 use image::RgbImage;
 use unclip_core::{
     Stage,
     progress::{Observed, Observer, StepEvent},
 };
+use unclip_safety::Verdict;
 
-use crate::error::Result;
+use crate::{error::Result, pipeline::Inner};
 
 /// A step of a request has been finished.
 ///
@@ -27,22 +29,32 @@ pub struct Progress<'a> {
     /// Which pictures of the request are being worked on.
     pub pictures: Range<usize>,
     clean: Observed<'a>,
+    inner: &'a Inner,
 }
 
 impl Progress<'_> {
     /// What the pictures would be if denoising ended here, or `None` in the prior, which paints nothing.
     ///
-    /// The prediction exists anyway; only reading it back from the device costs, so it is read when asked for. These
-    /// pictures carry neither check nor mark: they are for the eyes of the one who waits.
+    /// The prediction exists anyway; reading it back from the device costs, and checking and marking it as finished
+    /// pictures are, so this is done when asked for. The filter sees no caption with them.
     ///
     /// # Errors
     ///
-    /// When the device cannot be read.
+    /// When the device cannot be read, and [`Error::Refused`](crate::Error::Refused) when the filter refuses one.
     pub fn preview(&self) -> Option<Result<Vec<RgbImage>>> {
+        self.preview_tensor().map(|clean| {
+            unclip_core::image::to_images(clean)?
+                .into_iter()
+                .map(|picture| Ok(self.inner.release(picture, None, Verdict::allow())?.0))
+                .collect()
+        })
+    }
+
+    /// [`preview`](Self::preview) as a tensor on the device, `[pictures, 3, side, side]` in `[-1, 1]`, which carries
+    /// neither check nor mark.
+    pub fn preview_tensor(&self) -> Option<Tensor<4>> {
         match self.clean {
-            Observed::Picture(clean) => {
-                Some(unclip_core::image::to_images(clean.clone()).map_err(Into::into))
-            }
+            Observed::Picture(clean) => Some(clean.clone()),
             Observed::Embedding(_) => None,
         }
     }
@@ -50,13 +62,14 @@ impl Progress<'_> {
 
 impl fmt::Debug for Progress<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { stage, step, total, timestep, pictures, clean: _ } = self;
+        let Self { stage, step, total, timestep, pictures, clean: _, inner: _ } = self;
         write!(f, "Progress({stage} {step}/{total}, timestep {timestep}, pictures {pictures:?})")
     }
 }
 
 /// The caller's function, under the interface that samplers know.
 pub(crate) struct Watch<'f> {
+    pub(crate) inner: &'f Inner,
     pub(crate) callback: &'f mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
     pub(crate) stage: Stage,
     /// Steps of this stage that earlier batches have finished.
@@ -74,6 +87,7 @@ impl Observer for Watch<'_> {
             timestep: event.timestep,
             pictures: self.pictures.clone(),
             clean,
+            inner: self.inner,
         })
     }
 }

@@ -12,6 +12,7 @@ use super::{run::Run, size::SizePlan};
 use crate::{
     Warning,
     error::{Error, Result},
+    pipeline::Inner,
 };
 
 impl Run<'_> {
@@ -41,12 +42,33 @@ impl Run<'_> {
     /// Asks the filter about a finished picture, does as it says, and puts the marks on.
     pub(super) fn release(
         &mut self,
-        mut picture: RgbImage,
+        picture: RgbImage,
         caption: Option<&str>,
         before: Verdict,
     ) -> Result<(RgbImage, Verdict)> {
-        let output = self.inner.filter.check_output(&Output::new(&picture).caption(caption));
-        match output.action {
+        let (picture, verdict, warning) = self.inner.release(picture, caption, before)?;
+        if let Some(warning) = warning
+            && !self.warnings.contains(&warning)
+        {
+            tracing::warn!("{warning}");
+            self.warnings.push(warning);
+        }
+        Ok((picture, verdict))
+    }
+}
+
+impl Inner {
+    /// The one door through which pictures leave: judged, treated as the verdict says, and marked.
+    pub(crate) fn release(
+        &self,
+        mut picture: RgbImage,
+        caption: Option<&str>,
+        before: Verdict,
+    ) -> Result<(RgbImage, Verdict, Option<Warning>)> {
+        let output = self.filter.check_output(&Output::new(&picture).caption(caption));
+        let action = output.action;
+        let verdict = before.and(output);
+        match action {
             Action::Allow | Action::Flag => {}
             Action::Blur => {
                 // An eighth of the side leaves colours and nothing to recognise.
@@ -57,14 +79,9 @@ impl Run<'_> {
                 picture =
                     RgbImage::from_pixel(picture.width(), picture.height(), image::Rgb([128; 3]));
             }
-            Action::Refuse => return Err(Error::Refused(Box::new(before.and(output)))),
+            Action::Refuse => return Err(Error::Refused(Box::new(verdict))),
         }
-        if let Some(warning) = self.inner.marks.put_on(&mut picture)?
-            && !self.warnings.contains(&warning)
-        {
-            tracing::warn!("{warning}");
-            self.warnings.push(warning);
-        }
-        Ok((picture, before.and(output)))
+        let warning = self.marks.put_on(&mut picture)?;
+        Ok((picture, verdict, warning))
     }
 }

@@ -79,6 +79,7 @@ impl<'a> Run<'a> {
     /// What watches one batch of a stage.
     pub(super) fn watch(&mut self, stage: Stage, batch: &Batch) -> Watch<'_> {
         Watch {
+            inner: self.inner,
             callback: &mut *self.callback,
             stage,
             before: batch.index * batch.steps,

@@ -160,16 +160,17 @@ fn faces_are_blurred_unless_the_request_states_consent() {
 
 #[test]
 fn an_output_is_treated_as_the_verdict_says() {
-    let plain = crate::pipeline()
-        .generate(quick("a cat"))
-        .expect("a valid request")
-        .images
-        .remove(0)
-        .picture;
+    let unmarked = builder().unmarked().build().expect("a whole model");
+    let plain =
+        unmarked.generate(quick("a cat")).expect("a valid request").images.remove(0).picture;
     for action in [Action::Allow, Action::Flag, Action::Blur, Action::Withhold] {
         let filter = Fixed { output: Some(action), ..Fixed::default() };
-        let pipeline = builder().safety(filter).build().expect("a whole model");
-        let image = pipeline.generate(quick("a cat")).expect("a valid request").images.remove(0);
+        let image = unmarked
+            .with_safety(filter)
+            .generate(quick("a cat"))
+            .expect("a valid request")
+            .images
+            .remove(0);
         assert_eq!(image.verdict.action, action);
         assert_eq!(image.picture.dimensions(), plain.dimensions());
         assert_eq!(image.picture == plain, action <= Action::Flag, "{action:?}");
@@ -178,7 +179,7 @@ fn an_output_is_treated_as_the_verdict_says() {
         }
     }
     let filter = Fixed { output: Some(Action::Refuse), ..Fixed::default() };
-    let refused = builder().safety(filter).build().expect("a whole model").generate(quick("a cat"));
+    let refused = unmarked.with_safety(filter).generate(quick("a cat"));
     assert!(matches!(refused, Err(Error::Refused(_))), "no picture");
 }
 

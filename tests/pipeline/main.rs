@@ -3,6 +3,7 @@
 mod bad_input;
 mod control;
 mod determinism;
+mod guarded;
 mod hooks;
 mod requests;
 mod safety;

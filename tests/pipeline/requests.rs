@@ -5,7 +5,7 @@ use unclip::{
     SuppliedNoise, VariationRequest, Warning, image::RgbImage,
 };
 
-use crate::{pipeline, quick};
+use crate::{builder, pipeline, quick};
 
 #[test]
 fn a_str_is_enough() {
@@ -177,7 +177,7 @@ fn a_saved_picture_replays_to_the_same_pixels() {
 
 #[test]
 fn stages_alone_give_what_the_whole_gives() {
-    let pipeline = pipeline();
+    let pipeline = builder().unmarked().build().expect("a whole model");
     let request = quick("a cat");
     let whole = pipeline.generate(&request).expect("valid");
     let embedding = pipeline.sample_prior(&request).expect("valid");

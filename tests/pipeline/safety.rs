@@ -127,16 +127,18 @@ impl Write for Shared {
     }
 }
 
+/// What `work` writes into the log.
+pub(crate) fn log_of(work: impl FnOnce()) -> String {
+    let out = Shared::default();
+    let sink = out.clone();
+    let subscriber = tracing_subscriber::fmt().with_writer(move || sink.clone()).finish();
+    tracing::subscriber::with_default(subscriber, work);
+    String::from_utf8(out.0.lock().expect("no panics").clone()).expect("text")
+}
+
 #[test]
 fn an_unguarded_pipeline_is_said_once_in_the_log() {
-    let said = |work: &dyn Fn()| {
-        let out = Shared::default();
-        let sink = out.clone();
-        let subscriber = tracing_subscriber::fmt().with_writer(move || sink.clone()).finish();
-        tracing::subscriber::with_default(subscriber, work);
-        let log = String::from_utf8(out.0.lock().expect("no panics").clone()).expect("text");
-        log.matches("safety checks are off").count()
-    };
+    let said = |work: &dyn Fn()| log_of(work).matches("safety checks are off").count();
     assert_eq!(said(&|| drop(builder().without_safety().build())), 1, "without_safety");
     assert_eq!(said(&|| drop(builder().policy(Policy::off()).build())), 1, "the policy off");
     assert_eq!(said(&|| drop(builder().build())), 0, "guarded by default");

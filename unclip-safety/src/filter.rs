@@ -4,7 +4,7 @@ use std::fmt::Debug;
 
 use image::RgbImage;
 
-use crate::Verdict;
+use crate::{Subject, Verdict};
 
 /// A picture that a caller gave.
 #[derive(Debug, Clone, Copy)]
@@ -139,9 +139,9 @@ pub trait SafetyFilter: Debug + Send + Sync {
         Verdict::allow()
     }
 
-    /// Whether this filter allows everything, so that a pipeline can warn that it is unguarded.
-    fn is_off(&self) -> bool {
-        false
+    /// What this filter lets pass without looking at it, so that a pipeline can warn of it; nothing by default.
+    fn unchecked(&self) -> Vec<Subject> {
+        Vec::new()
     }
 }
 
@@ -150,7 +150,7 @@ pub trait SafetyFilter: Debug + Send + Sync {
 pub struct NoFilter;
 
 impl SafetyFilter for NoFilter {
-    fn is_off(&self) -> bool {
-        true
+    fn unchecked(&self) -> Vec<Subject> {
+        vec![Subject::Caption, Subject::Upload, Subject::Output]
     }
 }

@@ -149,8 +149,18 @@ impl SafetyFilter for Guard {
         self.policy.judge(subject, signals)
     }
 
-    fn is_off(&self) -> bool {
-        self.policy.is_off()
+    fn unchecked(&self) -> Vec<Subject> {
+        let faces = self.faces.is_some() && self.policy.faces != FacePolicy::Allow;
+        let looks = |subject: Subject| {
+            let ruled = !self.policy.rules(subject).is_empty();
+            match subject {
+                Subject::Caption => ruled,
+                Subject::Upload => faces || ruled && !self.pictures.is_empty(),
+                Subject::Output => ruled && !self.pictures.is_empty(),
+            }
+        };
+        let subjects = [Subject::Caption, Subject::Upload, Subject::Output];
+        subjects.into_iter().filter(|&subject| !looks(subject)).collect()
     }
 }
 
@@ -181,7 +191,19 @@ mod tests {
         assert_eq!(guard.check_output(&Output::new(&picture)).action, Action::Withhold);
         let off = Guard::new(Policy::off()).pictures(Broken);
         assert_eq!(off.check_upload(&Upload::new(&picture)), Verdict::allow());
-        assert!(off.is_off() && !guard.is_off(), "only the policy switches a guard off");
+    }
+
+    #[test]
+    fn a_guard_says_what_it_does_not_look_at() {
+        use Subject::{Caption, Output, Upload};
+        let whole = Guard::new(Policy::standard()).pictures(Broken);
+        assert_eq!(whole.unchecked(), []);
+        assert_eq!(Guard::new(Policy::standard()).unchecked(), [Upload, Output]);
+        assert_eq!(Guard::new(Policy::standard()).faces(OneFace).unchecked(), [Output]);
+        let off = Guard::new(Policy::off()).pictures(Broken);
+        assert_eq!(off.unchecked(), [Caption, Upload, Output]);
+        let words = Policy { captions: Policy::standard().captions, ..Policy::off() };
+        assert_eq!(Guard::new(words).pictures(Broken).unchecked(), [Upload, Output]);
     }
 
     #[derive(Debug)]

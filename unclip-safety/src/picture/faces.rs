@@ -34,6 +34,7 @@ impl fmt::Debug for FrontalFaces {
 
 impl FrontalFaces {
     /// The detector with the weights that come with this crate.
+    #[expect(clippy::missing_panics_doc, reason = "tests read the bundled weights")]
     pub fn bundled() -> Self {
         let model = rustface::read_model(WEIGHTS).expect("the bundled weights are tested");
         Self { model }

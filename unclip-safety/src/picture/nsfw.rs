@@ -72,6 +72,7 @@ struct Bottleneck {
 
 impl OpenNsfw {
     /// The network with the weights that come with this crate, in half precision; sums are 32-bit.
+    #[expect(clippy::missing_panics_doc, reason = "tests read the bundled weights")]
     pub fn bundled(device: &Device) -> Self {
         Self::from_safetensors(unclip_safety_weights::OPEN_NSFW, device)
             .expect("the bundled weights are tested")
