@@ -3,8 +3,11 @@
 //! ```text
 //! moderate --caption "a killer whale under a shooting star"
 //! moderate --captions captions.txt --json
+//! moderate --image upload.png --consent
 //! moderate --caption "a harbour" --policy-file mine.json
 //! ```
+//!
+//! A folder in the place of a picture stands for the pictures in it.
 
 use std::{
     fs,
@@ -15,8 +18,11 @@ use std::{
 use anyhow::Context;
 use clap::{Parser, ValueEnum};
 use unclip::{
-    image,
-    safety::{CaptionCheck, Guard, Lexicon, Policy, SafetyFilter, Upload, Verdict},
+    core::image::load_rgb,
+    device,
+    safety::{
+        CaptionCheck, Guard, Lexicon, Policy, SafetyFilter, Upload, Verdict, picture::OpenNsfw,
+    },
 };
 
 /// Says what the safety checks make of captions and pictures.
@@ -28,9 +34,12 @@ struct Arguments {
     /// A file of captions, one a line.
     #[arg(long)]
     captions: Option<PathBuf>,
-    /// A picture; may be given several times.
+    /// A picture or a folder of pictures, judged as given ones are; may be given several times.
     #[arg(long)]
     image: Vec<PathBuf>,
+    /// Where the network that judges pictures runs.
+    #[arg(long, default_value = "auto")]
+    device: String,
     /// One JSON object a line instead of a table.
     #[arg(long)]
     json: bool,
@@ -79,12 +88,33 @@ fn main() -> anyhow::Result<()> {
             out.line("caption", caption, &guard.check_caption(caption))?;
         }
     }
-    for path in &arguments.image {
-        let picture = image::open(path).with_context(|| path.display().to_string())?.to_rgb8();
+    if arguments.image.is_empty() {
+        return Ok(());
+    }
+    let guard = guard.pictures(OpenNsfw::bundled(&device(&arguments.device)?));
+    #[cfg(feature = "faces")]
+    let guard = guard.faces(unclip::safety::picture::FrontalFaces::bundled());
+    for path in arguments.image.iter().map(pictures).collect::<anyhow::Result<Vec<_>>>()?.concat() {
+        let picture = load_rgb(&path)?;
         let verdict = guard.check_upload(&Upload::new(&picture).consent(arguments.consent));
         out.line("image", &path.display().to_string(), &verdict)?;
     }
     Ok(())
+}
+
+/// A picture, or the pictures of a folder by name.
+fn pictures(path: &PathBuf) -> anyhow::Result<Vec<PathBuf>> {
+    if !path.is_dir() {
+        return Ok(vec![path.clone()]);
+    }
+    let entries = fs::read_dir(path).with_context(|| format!("reading {}", path.display()))?;
+    let mut paths = entries.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?;
+    paths.retain(|path| {
+        let extension = path.extension().and_then(|extension| extension.to_str());
+        extension.is_some_and(|extension| ["png", "jpg", "jpeg", "webp"].contains(&extension))
+    });
+    paths.sort();
+    Ok(paths)
 }
 
 struct Report<W> {
