@@ -3,7 +3,7 @@
 //! Reads the packages that `tools/fetch_icons` unpacks, joins every icon with the names and keywords of its character,
 //! drops near-duplicates, caps families that look alike, splits by concept, and renders:
 //!
-//! - `64/{train,held_out,unseen_pairs}`: whole icons on white and on plain colours, and pairs of icons;
+//! - `64/{train,held_out,unseen_styles,unseen_pairs}`: whole icons on white and on plain colours, and pairs of icons;
 //! - `256/{train,held_out}`: whole icons;
 //! - `1024/{train,held_out}`: crops of 256 pixels out of renderings at 1024;
 //! - `captions.txt`: every caption of the training split;
@@ -77,8 +77,8 @@ fn main() -> anyhow::Result<()> {
     let plan = Plan::new(&icons, &arguments);
     for &size in &arguments.sizes {
         let parts = plan.parts(size).with_context(|| format!("there is no size {size}"))?;
-        for (name, parts) in parts {
-            render(&icons, &parts, &output.join(size.to_string()).join(name))?;
+        for (portion, parts) in parts {
+            render(&icons, &parts, &portion.folder(output, size))?;
         }
     }
     let captions: BTreeSet<String> = plan.training_captions(&icons).collect();

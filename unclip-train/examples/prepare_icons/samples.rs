@@ -8,7 +8,7 @@ use rand::{
     seq::{IndexedRandom, SliceRandom},
 };
 use unclip_train::{
-    data::{Content, Sample},
+    data::{Content, Portion, Sample},
     hygiene::{Split, split},
 };
 
@@ -214,25 +214,31 @@ impl Plan {
     }
 
     /// The folders of a size with their samples, shuffled; none for an unknown size.
-    pub(crate) fn parts(&self, size: u32) -> Option<Vec<(&'static str, Vec<Part>)>> {
+    pub(crate) fn parts(&self, size: u32) -> Option<Vec<(Portion, Vec<Part>)>> {
         let folders = match size {
             64 => vec![
-                ("train", [&self.train[..], &self.pairs].concat()),
-                ("held_out", self.held_out.clone()),
-                ("unseen_styles", self.unseen_styles.clone()),
-                ("unseen_pairs", self.unseen_pairs.clone()),
+                (Portion::Train, [&self.train[..], &self.pairs].concat()),
+                (Portion::HeldOut, self.held_out.clone()),
+                (Portion::UnseenStyles, self.unseen_styles.clone()),
+                (Portion::UnseenPairs, self.unseen_pairs.clone()),
             ],
             256 => {
-                vec![("train", self.large_train.clone()), ("held_out", self.large_held_out.clone())]
+                vec![
+                    (Portion::Train, self.large_train.clone()),
+                    (Portion::HeldOut, self.large_held_out.clone()),
+                ]
             }
             1024 => {
-                vec![("train", self.crops_train.clone()), ("held_out", self.crops_held_out.clone())]
+                vec![
+                    (Portion::Train, self.crops_train.clone()),
+                    (Portion::HeldOut, self.crops_held_out.clone()),
+                ]
             }
             _ => return None,
         };
-        let shuffled = |(name, mut parts): (&'static str, Vec<Part>)| {
-            parts.shuffle(&mut rng(0, &["order", name]));
-            (name, parts)
+        let shuffled = |(portion, mut parts): (Portion, Vec<Part>)| {
+            parts.shuffle(&mut rng(0, &["order", portion.name()]));
+            (portion, parts)
         };
         Some(folders.into_iter().map(shuffled).collect())
     }

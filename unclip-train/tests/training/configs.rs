@@ -1,14 +1,21 @@
 //! The configurations that come with the library.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use burn::module::Module;
+use image::{Rgb, RgbImage};
 use unclip_clip::{TextConfig, VisionConfig};
 use unclip_core::checkpoint::ConfigReader;
 use unclip_decoder::{DecoderConfig, TextProjectionConfig};
 use unclip_prior::PriorConfig;
 use unclip_testkit::device;
-use unclip_train::{RunConfig, StageConfig, TokenizerConfig};
+use unclip_train::{
+    RunConfig, StageConfig, TokenizerConfig,
+    data::{Content, DataConfig, Portion, Sample, ShardWriter},
+};
 use unclip_upsample::UpsamplerConfig;
 
 /// The default model in 16 bits is to stay below 32 MiB.
@@ -58,14 +65,20 @@ fn parameters(stage: &StageConfig) -> usize {
     }
 }
 
+/// Every configuration with the file that it stands in.
+fn configs() -> Vec<(PathBuf, RunConfig)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("a workspace");
+    let entries = fs::read_dir(folder.join("configs")).expect("the configurations");
+    let paths = entries.map(|entry| entry.expect("an entry").path());
+    let open = |path: &Path| RunConfig::open(path).unwrap_or_else(|error| panic!("{error}"));
+    paths.map(|path| (path.clone(), open(&path))).collect()
+}
+
 #[test]
 fn every_configuration_opens_and_the_model_stays_small() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("a workspace");
     let mut total = 0;
     let mut stages = 0;
-    for entry in fs::read_dir(folder.join("configs")).expect("the configurations") {
-        let path = entry.expect("an entry").path();
-        let config = RunConfig::open(&path).unwrap_or_else(|error| panic!("{error}"));
+    for (path, config) in configs() {
         // What judges the model is no part of it.
         if config.model.ends_with("model") {
             let count = parameters(&config.stage);
@@ -76,4 +89,44 @@ fn every_configuration_opens_and_the_model_stays_small() {
     }
     assert_eq!(stages, 4);
     assert!(total <= MOST_PARAMETERS, "{total} parameters");
+}
+
+#[test]
+fn the_data_lie_where_the_configurations_look_for_them() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    // As `prepare_icons` writes them.
+    for size in [64, 256, 1024] {
+        for portion in [Portion::Train, Portion::HeldOut] {
+            let dir = portion.folder(folder.path().join("data/icons"), size);
+            let mut writer = ShardWriter::create(dir, 1).expect("a new folder");
+            let side = size.min(256);
+            let sample = Sample {
+                key: format!("{}-{size}", portion.name()),
+                content: Content::Picture(RgbImage::from_pixel(side, side, Rgb([9; 3]))),
+                captions: vec!["a red apple".to_owned()],
+                concept: None,
+                family: None,
+                style: None,
+            };
+            writer.write(&sample).expect("is written");
+            writer.finish().expect("is written");
+        }
+    }
+    for (path, config) in configs() {
+        let DataConfig::Shards(mut shards) = config.data else { panic!("{}", path.display()) };
+        for data in &mut shards.paths {
+            *data = folder.path().join(&data).display().to_string();
+        }
+        let mut source = DataConfig::Shards(shards).open_once().expect("there are samples");
+        let mut keys = Vec::new();
+        while let Some(sample) = source.next().expect("readable") {
+            keys.push(sample.key);
+        }
+        keys.sort();
+        let expected: &[&str] = match config.stage {
+            StageConfig::Upsampler(_) => &["train-1024", "train-256"],
+            _ => &["train-64"],
+        };
+        assert_eq!(keys, expected, "{}", path.display());
+    }
 }
