@@ -1,10 +1,10 @@
 //! What cannot be trained ends in a typed error that says why, and costs nothing that was saved.
 
-use std::fs;
+use std::{fs, path::Path};
 
 use serde_json::{Value, json};
 use unclip_testkit::device;
-use unclip_train::{Error, Trainer};
+use unclip_train::{Error, RunConfig, Trainer};
 
 use crate::setup::{Setup, checkpoint, read, train};
 
@@ -107,4 +107,67 @@ fn empty_data_are_an_error() {
     let mut config = setup.config("upsampler", "run", 3);
     config["data"]["path"] = json!(empty);
     assert!(matches!(start(&config), Error::NoSamples { .. }));
+}
+
+#[test]
+fn a_file_that_a_configuration_names_and_is_not_there_is_named() {
+    let setup = Setup::new();
+    let gone = setup.path("gone");
+    let text = RunConfig::open(&gone).expect_err("no configuration").to_string();
+    assert!(text.contains("gone"), "{text}");
+    for (stage, place, value) in [
+        ("clip", "/stage/clip/tokenizer", json!({"open": gone})),
+        ("upsampler", "/data", json!({"kind": "folder", "path": gone})),
+        ("upsampler", "/data", json!({"kind": "shards", "paths": [gone]})),
+    ] {
+        let mut config = setup.config(stage, "run", 3);
+        *config.pointer_mut(place).expect("a place") = value;
+        let text = start(&config).to_string();
+        assert!(text.contains(&gone.display().to_string()), "{stage} {place}: {text}");
+    }
+}
+
+/// What a process does that may write no file of more than `blocks` times 512 bytes: a write beyond fails, as on a full
+/// disk.
+#[cfg(target_os = "linux")]
+fn with_small_files(config: &Path, blocks: u32) -> std::process::Output {
+    let program = std::env::current_exe().expect("this program");
+    let script = format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$0\" \"$@\"");
+    std::process::Command::new("/bin/sh")
+        .args(["-c", &script])
+        .arg(program)
+        .args(["--exact", "child::trains_what_it_is_told_to", "--ignored", "--nocapture"])
+        .env(crate::child::CONFIG, config)
+        .output()
+        .expect("a shell")
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_write_that_fails_while_saving_costs_nothing_that_was_saved() {
+    let setup = Setup::new();
+    let config = setup.config("upsampler", "run", 6);
+    let mut half = config.clone();
+    half["training"]["steps"] = json!(3);
+    train(&half);
+    let saved = checkpoint(&setup.path("run"));
+    let tensors = saved.join("tensors.safetensors");
+    let before = fs::read(&tensors).expect("a checkpoint");
+    let file = setup.path("run.json");
+    fs::write(&file, config.to_string()).expect("is written");
+
+    let output = with_small_files(&file, 64);
+    assert!(before.len() > 64 * 1024, "the limit is below the size of a checkpoint");
+    assert!(!output.status.success(), "there was no room for a checkpoint");
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(text.contains("it trains: Core(Io"), "{text}");
+    assert!(text.contains("tensors.safetensors"), "{text}");
+    assert_eq!(checkpoint(&setup.path("run")), saved, "the last one is still the last");
+    assert!(fs::read(&tensors).expect("is there") == before, "it is as it was");
+    let left = fs::read_dir(setup.path("run/checkpoints")).expect("a folder").count();
+    assert_eq!(left, 1, "nothing half-written is left");
+
+    let mut trainer = Trainer::resume(read(&config), &device()).expect("it continues");
+    trainer.run(|_| std::ops::ControlFlow::Continue(())).expect("there is room again");
+    assert_eq!(trainer.step_count(), 6);
 }
