@@ -27,6 +27,9 @@ struct Arguments {
     /// Cut weights into files of at most this many megabytes.
     #[arg(long, value_name = "MB")]
     shard: Option<u64>,
+    /// Write it for `UnCLIPPipeline` of diffusers, in 32 bits, or say why that cannot paint with it.
+    #[arg(long, conflicts_with_all = ["weights", "to_variant", "shard"])]
+    diffusers: bool,
     /// Take the image encoder from this model directory, so that one folder does captions and variations.
     #[arg(long)]
     image_encoder: Option<PathBuf>,
@@ -62,9 +65,11 @@ fn main() -> anyhow::Result<()> {
         max_shard_bytes: arguments.shard.map(|megabytes| megabytes.saturating_mul(1_000_000)),
         ..SaveOptions::default()
     };
-    pipeline
-        .save(&arguments.output, &options)
-        .with_context(|| format!("writing {}", arguments.output.display()))?;
+    let saved = match arguments.diffusers {
+        true => pipeline.save_diffusers(&arguments.output),
+        false => pipeline.save(&arguments.output, &options),
+    };
+    saved.with_context(|| format!("writing {}", arguments.output.display()))?;
     println!("{}", arguments.output.display());
     Ok(())
 }

@@ -53,6 +53,9 @@ struct Arguments {
     /// Files of this variant, such as fp16.
     #[arg(long)]
     variant: Option<String>,
+    /// Leave out the invisible mark and the signature.
+    #[arg(long)]
+    unmarked: bool,
     /// Keep one stage in memory at a time.
     #[arg(long)]
     one_stage: bool,
@@ -68,6 +71,9 @@ fn main() -> anyhow::Result<()> {
     let mut builder = Pipeline::builder().model_dir(&model).device(&arguments.device)?;
     if let Some(variant) = &arguments.variant {
         builder = builder.variant(variant);
+    }
+    if arguments.unmarked {
+        builder = builder.unmarked();
     }
     if arguments.one_stage {
         builder = builder.offload(Offload::OneStage);

@@ -2,12 +2,17 @@
 
 use std::path::Path;
 
-use unclip_core::checkpoint::{ModelIndex, SaveOptions, write_json_atomic};
+use unclip_core::{
+    checkpoint::{ModelIndex, SaveOptions, WeightPrecision, write_json_atomic},
+    diffusion::Prediction,
+    sampler::SamplerKind,
+};
+use unclip_decoder::MaskChannels;
 
 use crate::{
     Pipeline,
-    error::{Result, invalid},
-    parts::{LARGE, UpsamplerSpec},
+    error::{Error, Result, invalid},
+    parts::{LARGE, Reading, UpsamplerSpec},
     resident::Part,
 };
 
@@ -46,6 +51,36 @@ impl Pipeline {
         Ok(())
     }
 
+    /// Writes the model to `dir` for `UnCLIPPipeline.from_pretrained` of diffusers, which paints the same pictures with
+    /// it: as [`save`](Self::save), in 32 bits, once it is clear that every stage is one that diffusers knows.
+    ///
+    /// That pipeline ends with the first upsampler. What it has no name for, the weights of the mask channels and the
+    /// second upsampler, lies beside the rest, and it does not look there.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unavailable`] when the model has no prior or no upsampler; [`unclip_core::Error::InvalidInput`] when a
+    /// stage is sampled otherwise than `UnCLIPScheduler` does; and as [`save`](Self::save).
+    pub fn save_diffusers(&self, dir: impl AsRef<Path>) -> Result<()> {
+        const OPERATION: &str = "saving for diffusers";
+        let specs = &self.inner.specs;
+        let lacking = |part| Error::Unavailable { operation: OPERATION, part };
+        let (_, prior) = specs.prior.as_ref().ok_or_else(|| lacking("prior"))?;
+        let upsampler = specs.upsampler.as_ref().ok_or_else(|| lacking("super_res_first"))?;
+        for (stage, sampler) in [
+            ("prior", prior),
+            ("decoder", &specs.decoder_sampler),
+            ("upsampler", &upsampler.sampler),
+        ] {
+            if sampler.kind != SamplerKind::UnClip || sampler.prediction == Prediction::V {
+                let found = format!("{stage}: {:?} of {:?}", sampler.kind, sampler.prediction);
+                let expected = "UnClip of Epsilon or Sample, which diffusers' UnCLIPScheduler has";
+                return Err(invalid("sampler", found, expected));
+            }
+        }
+        self.save(dir, &SaveOptions { precision: WeightPrecision::F32, ..SaveOptions::default() })
+    }
+
     fn write_parts(&self, dir: &Path, options: &SaveOptions<'_>) -> Result<()> {
         let inner = &self.inner;
         let specs = &inner.specs;
@@ -66,6 +101,14 @@ impl Pipeline {
         specs.tokenizer.write_dir(dir.join("tokenizer"))?;
         inner.text_encoder()?.part.save_dir(dir.join("text_encoder"), options)?;
         inner.decoder()?.part.save_dirs(dir.join("text_proj"), dir.join("decoder"), options)?;
+        if let Some(from) = &specs.decoder.dir {
+            let Reading { variant, precision, device } = &inner.reading;
+            let config = &specs.decoder.config;
+            let mask = MaskChannels::find(from, config, variant.as_deref(), *precision, device)?;
+            if let Some(mask) = mask {
+                mask.save_dir(dir.join("decoder"), options)?;
+            }
+        }
         scheduler("decoder_scheduler", &specs.decoder_sampler.to_json())?;
         if let Some((_, sampler)) = &specs.prior {
             inner.prior("saving")?.part.save_dir(dir.join("prior"), options)?;

@@ -8,6 +8,7 @@ mod hooks;
 mod requests;
 mod safety;
 mod saving;
+mod trained;
 
 use std::path::PathBuf;
 

@@ -12,7 +12,7 @@ use burn::{
     tensor::{Device, Tensor, assert_shape},
 };
 use unclip_core::{
-    checkpoint::{LoadOptions, SaveOptions, WeightPrecision, Weights, load, save},
+    checkpoint::{Folder, LoadOptions, SaveOptions, WeightPrecision, Weights, load, save},
     nn::{Conv2d, Conv2dConfig},
 };
 
@@ -50,7 +50,7 @@ impl MaskChannels {
     /// [`unclip_core::Error::MissingPart`] when there is none; `Safetensors` when it is damaged; `Weights` when it
     /// belongs to a network of other sizes; `InvalidInput` when the device lacks the precision.
     pub fn from_dir(
-        dir: impl AsRef<Path>,
+        dir: impl Into<Folder>,
         config: &DecoderConfig,
         variant: Option<&str>,
         precision: WeightPrecision,
@@ -59,6 +59,25 @@ impl MaskChannels {
         let weights = Weights::open(dir, Self::STEM, variant)?;
         let options = LoadOptions { precision, ..LoadOptions::default() };
         Ok(load(config.init_mask_channels(device), &weights, &options)?)
+    }
+
+    /// Opens the file as [`from_dir`](Self::from_dir) does; none where the network was trained without.
+    ///
+    /// # Errors
+    ///
+    /// As [`from_dir`](Self::from_dir), except that the file may be absent.
+    pub fn find(
+        dir: impl Into<Folder>,
+        config: &DecoderConfig,
+        variant: Option<&str>,
+        precision: WeightPrecision,
+        device: &Device,
+    ) -> Result<Option<Self>> {
+        let dir = dir.into();
+        match Weights::find(&dir, Self::STEM, variant) {
+            Some(_) => Self::from_dir(dir, config, variant, precision, device).map(Some),
+            None => Ok(None),
+        }
     }
 
     /// Writes the file that [`from_dir`](Self::from_dir) opens.
@@ -141,12 +160,18 @@ mod tests {
             let (precision, device) = (WeightPrecision::F32, device());
             MaskChannels::from_dir(folder.path(), &config, None, precision, &device)
         };
+        let find = || {
+            let (precision, device) = (WeightPrecision::F32, device());
+            MaskChannels::find(folder.path(), &config, None, precision, &device)
+        };
         let text = open().expect_err("there is none yet").to_string();
         assert!(text.contains("mask_channels"), "{text}");
+        assert!(find().expect("no fault").is_none(), "there is none yet");
         let mut mask = config.init_mask_channels(&device());
         mask.conv_in.weight = mask.conv_in.weight.map(|weight| weight + 0.25);
         mask.save_dir(folder.path(), &SaveOptions::default()).expect("is written");
         let again = open().expect("is there").conv_in.weight.val();
         assert_eq!(values(again), values(mask.conv_in.weight.val()));
+        assert!(find().expect("no fault").is_some(), "there it is");
     }
 }
