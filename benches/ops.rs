@@ -9,17 +9,25 @@
 
 #![expect(missing_docs, reason = "criterion's macros write items without documentation")]
 
-use burn::tensor::{Device, Distribution, Tensor};
+use burn::{
+    module::Param,
+    tensor::{Device, Distribution, FloatDType, Tensor},
+};
 use criterion::{Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
-use unclip::core::ops;
+use unclip::core::ops::{self, ConvInput, Convolution, LinearInput, Weight};
 
 fn device() -> Device {
     let name = std::env::var("UNCLIP_BENCH_DEVICE").unwrap_or_else(|_| "auto".into());
     unclip::device(&name).expect("UNCLIP_BENCH_DEVICE names a device of this machine")
 }
 
+/// `UNCLIP_BENCH_DTYPE=bf16` makes everything of that type, and with it the products.
 fn random<const D: usize>(shape: [usize; D], device: &Device) -> Tensor<D> {
-    Tensor::random(shape, Distribution::Normal(0.0, 1.0), device)
+    let dtype = match std::env::var("UNCLIP_BENCH_DTYPE").as_deref() {
+        Ok("bf16") => FloatDType::BF16,
+        _ => FloatDType::F32,
+    };
+    Tensor::random(shape, Distribution::Normal(0.0, 1.0), device).cast(dtype)
 }
 
 /// Times `run`, waiting for the device inside the timed closure.
@@ -60,12 +68,15 @@ fn conv(criterion: &mut Criterion) {
         ("upsampler", 1, 1600, 640, 128, 3),
     ] {
         let x = random([batch, channels_in, side, side], &device);
-        let weight = random([channels_out, channels_in, kernel, kernel], &device);
-        let bias = random([channels_out], &device);
+        let weight: Weight<4> =
+            Param::from_tensor(random([channels_out, channels_in, kernel, kernel], &device)).into();
+        let bias = Param::from_tensor(random([channels_out], &device));
+        let convolution =
+            Convolution { weight: &weight, bias: Some(&bias), stride: 1, padding: kernel / 2 };
         let flop = 2 * batch * side * side * channels_in * channels_out * kernel * kernel;
         let name = format!("{network}/{channels_in}to{channels_out}/{side}px");
         time(criterion, &format!("conv{kernel}x{kernel}"), &name, flop, &device, || {
-            ops::conv2d(x.clone(), weight.clone(), Some(bias.clone()), 1, kernel / 2)
+            convolution.apply(ConvInput::new(x.clone()))
         });
     }
 }
@@ -78,11 +89,12 @@ fn linear(criterion: &mut Criterion) {
         ("decoder/q", 1024, 640, 640),
     ] {
         let x = random([2, rows, channels_in], &device);
-        let weight = random([channels_out, channels_in], &device);
-        let bias = random([channels_out], &device);
+        let weight: Weight<2> =
+            Param::from_tensor(random([channels_out, channels_in], &device)).into();
+        let bias = Param::from_tensor(random([channels_out], &device));
         let flop = 2 * 2 * rows * channels_in * channels_out;
         time(criterion, "linear", name, flop, &device, || {
-            ops::linear(x.clone(), weight.clone(), Some(bias.clone()))
+            ops::linear(LinearInput::new(x.clone()), &weight, Some(&bias))
         });
     }
 }
@@ -113,7 +125,8 @@ fn norm(criterion: &mut Criterion) {
         let bias = random([channels], &device);
         // Counted in values, not operations: this one is bound by memory.
         time(criterion, "group_norm_silu", name, batch * channels * side * side, &device, || {
-            ops::group_norm_silu(x.clone(), 32, weight.clone(), bias.clone(), 1e-5)
+            let affine = ops::group_norm_affine(&x, 32, weight.clone(), bias.clone(), 1e-5);
+            ops::apply(x.clone(), &affine, true)
         });
     }
 }

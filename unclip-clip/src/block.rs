@@ -9,7 +9,7 @@ use burn::{
 };
 use unclip_core::{
     nn::{Activation, LayerNorm, LayerNormConfig, Linear, LinearConfig, join_heads, split_heads},
-    ops,
+    ops::{self, LinearInput},
 };
 
 /// The sizes that both towers have.
@@ -114,13 +114,13 @@ impl Transformer {
 
 impl Layer {
     fn forward(&self, x: Tensor<3>, bias: Option<&Tensor<4>>) -> Tensor<3> {
-        let x = x.clone() + self.self_attn.forward(self.layer_norm1.forward(x), bias);
-        x.clone() + self.mlp.forward(self.layer_norm2.forward(x))
+        let x = self.self_attn.forward(self.layer_norm1.forward(x.clone()), x, bias);
+        self.mlp.forward(self.layer_norm2.forward(x.clone()), x)
     }
 }
 
 impl SelfAttention {
-    fn forward(&self, x: Tensor<3>, bias: Option<&Tensor<4>>) -> Tensor<3> {
+    fn forward(&self, x: Tensor<3>, residual: Tensor<3>, bias: Option<&Tensor<4>>) -> Tensor<3> {
         let [_, _, width] = x.dims();
         let project = |layer: &Linear| split_heads(layer.forward(x.clone()), self.heads);
         let scale = ((width / self.heads) as f64).powf(-0.5);
@@ -131,12 +131,13 @@ impl SelfAttention {
             bias.cloned(),
             scale,
         );
-        self.out_proj.forward(join_heads(attended))
+        self.out_proj.apply(LinearInput::new(join_heads(attended)).residual(residual))
     }
 }
 
 impl Mlp {
-    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        self.fc2.forward(self.activation.forward(self.fc1.forward(x)))
+    fn forward(&self, x: Tensor<3>, residual: Tensor<3>) -> Tensor<3> {
+        let inner = self.fc1.apply(LinearInput::new(x).activation(self.activation));
+        self.fc2.apply(LinearInput::new(inner).residual(residual))
     }
 }

@@ -84,6 +84,17 @@ pub fn available() -> Vec<String> {
     names
 }
 
+/// Whether `device` is a processor that multiplies 16-bit floating-point numbers (`bf16`) itself, so that computing in
+/// them is several times as fast.
+pub fn multiplies_bf16(device: &Device) -> bool {
+    #[cfg(any(feature = "flex", test))]
+    if *device == Device::flex() {
+        return unclip_kernels::cpu::Path::chosen().multiplies_bf16();
+    }
+    let _ = device;
+    false
+}
+
 fn error(name: &str, reason: impl Into<String>) -> Error {
     Error::Device { name: name.to_owned(), reason: reason.into() }
 }
@@ -130,7 +141,11 @@ fn auto(name: &str) -> Result<Device> {
 }
 
 #[cfg(any(feature = "flex", test))]
-fn flex(_name: &str) -> Result<Device> {
+fn flex(name: &str) -> Result<Device> {
+    // The kernels themselves take the best path when the variable names none.
+    unclip_kernels::cpu::Path::from_environment().map_err(|unknown| {
+        error(name, format!("the variable {}: {unknown}", unclip_kernels::cpu::PATH_VARIABLE))
+    })?;
     Ok(Device::flex())
 }
 

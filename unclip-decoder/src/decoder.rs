@@ -2,7 +2,10 @@
 
 use std::path::Path;
 
-use burn::{module::Module, tensor::Device};
+use burn::{
+    module::Module,
+    tensor::{Device, FloatDType},
+};
 use serde_json::Value;
 use unclip_core::{
     checkpoint::{
@@ -97,6 +100,14 @@ impl Decoder {
             }
         }
         Ok(Self { projection, unet, config })
+    }
+
+    /// Sets the type that the network computes in; see [`UNet::compute_in`]. The projections, which run once for all
+    /// steps, stay in that of their input.
+    #[must_use]
+    pub fn compute_in(mut self, dtype: FloatDType) -> Self {
+        self.unet = self.unet.compute_in(dtype);
+        self
     }
 
     /// Opens the decoder: `config.json` and `diffusion_pytorch_model[.variant].safetensors`, or its shards, in each of

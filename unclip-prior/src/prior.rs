@@ -6,7 +6,7 @@
 
 use burn::{
     module::{Initializer, Module, Param},
-    tensor::{Device, Tensor, TensorData, assert_shape},
+    tensor::{DType, Device, FloatDType, Tensor, TensorData, assert_shape},
 };
 use unclip_core::nn::{
     LayerNorm, LayerNormConfig, Linear, LinearConfig, MASKED, Sinusoid, TimestepEmbedding,
@@ -46,6 +46,9 @@ pub struct Prior {
     clip_std: Param<Tensor<2>>,
     #[module(skip)]
     config: PriorConfig,
+    /// The type of the activations; the input's where there is none.
+    #[module(skip)]
+    compute: Option<FloatDType>,
 }
 
 /// What a [`Prior`] denoises, and under which conditions.
@@ -110,6 +113,7 @@ impl PriorConfig {
             clip_mean: Initializer::Zeros.init([1, clip_width], device),
             clip_std: Initializer::Ones.init([1, clip_width], device),
             config: self.clone(),
+            compute: None,
         }
     }
 }
@@ -118,6 +122,16 @@ impl Prior {
     /// The sizes it was made with.
     pub fn config(&self) -> &PriorConfig {
         &self.config
+    }
+
+    /// Sets the type of the activations between the layers; by default they have the input's.
+    ///
+    /// In `bf16` products are taken of 16-bit factors. Sums, norms, softmax and what becomes of the timestep stay in 32
+    /// bits, and so does the output.
+    #[must_use]
+    pub fn compute_in(mut self, dtype: FloatDType) -> Self {
+        self.compute = Some(dtype);
+        self
     }
 
     /// Predicts clean embeddings, normalised.
@@ -139,6 +153,11 @@ impl Prior {
         assert_eq!(timesteps.len(), batch, "one timestep a row");
         assert_shape!(text_embedding, [batch, _]);
         let width = self.config.width();
+        let given = noisy.dtype();
+        let dtype = self.compute.map_or(given, DType::from);
+        let noisy = noisy.cast(dtype);
+        let text_embedding = text_embedding.cast(dtype);
+        let text_states = text_states.map(|states| states.cast(dtype));
 
         let mut sequence = Vec::with_capacity(5);
         match (&self.encoder_hidden_states_proj, text_states) {
@@ -155,10 +174,8 @@ impl Prior {
         sequence.push(self.embedding_proj.forward(text_embedding).unsqueeze_dim(1));
         let sinusoid = Sinusoid { width, cosine_first: true, frequency_shift: 0.0 };
         let time = self.time_embedding.forward(sinusoidal(timesteps, sinusoid, &device));
-        sequence.push(time.unsqueeze_dim(1));
-        let noisy = self.proj_in.forward(noisy);
-        let dtype = noisy.dtype();
-        sequence.push(noisy);
+        sequence.push(time.cast(dtype).unsqueeze_dim(1));
+        sequence.push(self.proj_in.forward(noisy));
         if let Some(token) = &self.prd_embedding {
             sequence.push(token.val().cast(dtype).expand([batch, 1, width]));
         }
@@ -176,7 +193,7 @@ impl Prior {
             Some(_) => h.narrow(1, before + latents, 1),
             None => h.narrow(1, before, latents),
         };
-        self.proj_to_clip_embeddings.forward(self.norm_out.forward(h))
+        self.proj_to_clip_embeddings.forward(self.norm_out.forward(h)).cast(given)
     }
 
     /// What is added to every position: the table where it covers the sequence, and where it covers the latents alone,

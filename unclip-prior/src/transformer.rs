@@ -9,8 +9,8 @@ use burn::{
     tensor::{Device, Tensor},
 };
 use unclip_core::{
-    nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig, join_heads, split_heads},
-    ops,
+    nn::{Activation, LayerNorm, LayerNormConfig, Linear, LinearConfig, join_heads, split_heads},
+    ops::{self, LinearInput},
 };
 
 /// How much wider the inner layer is than the block.
@@ -75,14 +75,16 @@ impl Block {
     /// - `x` and output: `[batch, length, width]`
     /// - `bias`: added to the scores, `[batch, 1, length, length]`
     pub(crate) fn forward(&self, x: Tensor<3>, bias: Option<Tensor<4>>) -> Tensor<3> {
-        let x = self.attn1.forward(self.norm1.forward(x.clone()), bias) + x;
-        let inner = ops::gelu(self.ff_in.forward(self.norm3.forward(x.clone())));
-        self.ff_out.forward(inner) + x
+        let normal = self.norm1.forward(x.clone());
+        let x = self.attn1.forward(normal, x, bias);
+        let normal = LinearInput::new(self.norm3.forward(x.clone()));
+        let inner = self.ff_in.apply(normal.activation(Activation::Gelu));
+        self.ff_out.apply(LinearInput::new(inner).residual(x))
     }
 }
 
 impl SelfAttention {
-    fn forward(&self, x: Tensor<3>, bias: Option<Tensor<4>>) -> Tensor<3> {
+    fn forward(&self, x: Tensor<3>, residual: Tensor<3>, bias: Option<Tensor<4>>) -> Tensor<3> {
         let head_width = x.dims()[2] / self.n_heads;
         let heads = |layer: &Linear| split_heads(layer.forward(x.clone()), self.n_heads);
         let attended = ops::attention(
@@ -92,6 +94,6 @@ impl SelfAttention {
             bias,
             (head_width as f64).powf(-0.5),
         );
-        self.to_out.forward(join_heads(attended))
+        self.to_out.apply(LinearInput::new(join_heads(attended)).residual(residual))
     }
 }

@@ -10,7 +10,7 @@ use burn::{
 };
 
 use super::{GroupNorm, GroupNormConfig, Linear, LinearConfig};
-use crate::ops;
+use crate::ops::{self, LinearInput};
 
 /// `[batch, length, heads · width]` to `[batch, heads, length, width]`.
 pub fn split_heads(x: Tensor<3>, heads: usize) -> Tensor<4> {
@@ -108,8 +108,9 @@ impl AddedKvAttention {
         assert_shape!(context, [batch, _, _]);
         let pixels = height * width;
         let tokens = context.dims()[1];
-        let u =
-            self.group_norm.forward(x.clone()).reshape([batch, channels, pixels]).swap_dims(1, 2);
+        // Of a picture that lies channels-last in memory, these are the same values in the same order.
+        let tokens_of = |x: Tensor<4>| x.permute([0, 2, 3, 1]).reshape([batch, pixels, channels]);
+        let u = tokens_of(self.group_norm.forward(x.clone()));
         let query = self.to_q.forward(u.clone());
         let mut key = self.add_k_proj.forward(context.clone());
         let mut value = self.add_v_proj.forward(context);
@@ -123,12 +124,7 @@ impl AddedKvAttention {
             let device = bias.device();
             let own = Tensor::zeros([batch, own_keys], (&device, bias.dtype()));
             let row = if own_keys == 0 { bias } else { Tensor::cat(vec![bias, own], 1) };
-            row.reshape([batch, 1, 1, tokens + own_keys]).expand([
-                batch,
-                1,
-                pixels,
-                tokens + own_keys,
-            ])
+            row.reshape([batch, 1, 1, tokens + own_keys])
         });
         let scale = ((channels / self.heads) as f64).powf(-0.5);
         let attended = ops::attention(
@@ -138,8 +134,8 @@ impl AddedKvAttention {
             bias,
             scale,
         );
-        let out = self.to_out.forward(join_heads(attended));
-        out.swap_dims(1, 2).reshape([batch, channels, height, width]) + x
+        let out = self.to_out.apply(LinearInput::new(join_heads(attended)).residual(tokens_of(x)));
+        out.reshape([batch, height, width, channels]).permute([0, 3, 1, 2])
     }
 }
 

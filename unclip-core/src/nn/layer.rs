@@ -7,7 +7,7 @@ use burn::{
     tensor::{Device, Int, Tensor},
 };
 
-use crate::ops;
+use crate::ops::{self, Affine, ConvInput, Convolution, LinearInput, Weight};
 
 /// PyTorch's default for linear layers and convolutions: uniform in `±1/√fan_in`.
 fn uniform<const D: usize>(shape: [usize; D], fan_in: usize, device: &Device) -> Param<Tensor<D>> {
@@ -32,7 +32,7 @@ pub struct LinearConfig {
 #[derive(Module, Debug)]
 pub struct Linear {
     /// `[channels_out, channels_in]`.
-    pub weight: Param<Tensor<2>>,
+    pub weight: Weight<2>,
     /// `[channels_out]`.
     pub bias: Option<Param<Tensor<1>>>,
 }
@@ -42,7 +42,7 @@ impl LinearConfig {
     pub fn init(&self, device: &Device) -> Linear {
         let Self { channels_in, channels_out, bias } = *self;
         Linear {
-            weight: uniform([channels_out, channels_in], channels_in, device),
+            weight: uniform([channels_out, channels_in], channels_in, device).into(),
             bias: bias.then(|| uniform([channels_out], channels_in, device)),
         }
     }
@@ -60,7 +60,16 @@ impl Linear {
     ///
     /// When the last axis of `x` is not `channels_in`.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        ops::linear(x, self.weight.val(), self.bias.as_ref().map(Param::val))
+        self.apply(LinearInput::new(x))
+    }
+
+    /// Applies the layer with what is done on the way out.
+    ///
+    /// # Panics
+    ///
+    /// As [`forward`](Self::forward), and when the residual does not have the output's shape.
+    pub fn apply<const D: usize>(&self, input: LinearInput<D>) -> Tensor<D> {
+        ops::linear(input, &self.weight, self.bias.as_ref())
     }
 }
 
@@ -88,7 +97,7 @@ pub struct Conv2dConfig {
 #[derive(Module, Debug)]
 pub struct Conv2d {
     /// `[channels_out, channels_in, kernel, kernel]`.
-    pub weight: Param<Tensor<4>>,
+    pub weight: Weight<4>,
     /// `[channels_out]`.
     pub bias: Option<Param<Tensor<1>>>,
     #[module(skip)]
@@ -103,7 +112,7 @@ impl Conv2dConfig {
         let Self { channels_in, channels_out, kernel, stride, padding, bias } = *self;
         let fan_in = channels_in * kernel * kernel;
         Conv2d {
-            weight: uniform([channels_out, channels_in, kernel, kernel], fan_in, device),
+            weight: uniform([channels_out, channels_in, kernel, kernel], fan_in, device).into(),
             bias: bias.then(|| uniform([channels_out], fan_in, device)),
             stride,
             padding,
@@ -123,13 +132,19 @@ impl Conv2d {
     ///
     /// When `x` has another number of channels.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        ops::conv2d(
-            x,
-            self.weight.val(),
-            self.bias.as_ref().map(Param::val),
-            self.stride,
-            self.padding,
-        )
+        self.apply(ConvInput::new(x))
+    }
+
+    /// Applies the layer with what is done on the way in and out.
+    ///
+    /// # Panics
+    ///
+    /// As [`forward`](Self::forward), and when what is added does not have the output's shape.
+    pub fn apply(&self, input: ConvInput) -> Tensor<4> {
+        let (stride, padding) = (self.stride, self.padding);
+        let convolution =
+            Convolution { weight: &self.weight, bias: self.bias.as_ref(), stride, padding };
+        convolution.apply(input)
     }
 }
 
@@ -237,7 +252,8 @@ impl GroupNorm {
     ///
     /// When `x` has another number of channels.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        ops::group_norm(x, self.groups, self.weight.val(), self.bias.val(), self.epsilon)
+        let affine = self.affine(&x);
+        ops::apply(x, &affine, false)
     }
 
     /// Applies the layer and then [`silu`](ops::silu).
@@ -246,7 +262,17 @@ impl GroupNorm {
     ///
     /// As [`forward`](Self::forward).
     pub fn forward_silu(&self, x: Tensor<4>) -> Tensor<4> {
-        ops::group_norm_silu(x, self.groups, self.weight.val(), self.bias.val(), self.epsilon)
+        let affine = self.affine(&x);
+        ops::apply(x, &affine, true)
+    }
+
+    /// What the layer does to each channel of `x`, for whoever reads `x` next.
+    ///
+    /// # Panics
+    ///
+    /// As [`forward`](Self::forward).
+    pub fn affine(&self, x: &Tensor<4>) -> Affine {
+        ops::group_norm_affine(x, self.groups, self.weight.val(), self.bias.val(), self.epsilon)
     }
 }
 

@@ -4,7 +4,6 @@
 //! `[channels_out, channels_in]`), so that a checkpoint's tensor names are the paths of the module tree and no tensor is
 //! transposed while loading. Each forward pass is one call into [`ops`](crate::ops).
 
-mod activation;
 mod attention;
 mod layer;
 mod res_block;
@@ -12,13 +11,14 @@ mod text;
 mod timestep;
 mod unet;
 
-pub use activation::Activation;
 pub use attention::{AddedKvAttention, AddedKvAttentionConfig, join_heads, split_heads};
 pub use layer::{
     Conv2d, Conv2dConfig, Embedding, EmbeddingConfig, GroupNorm, GroupNormConfig, LayerNorm,
     LayerNormConfig, Linear, LinearConfig,
 };
-pub use res_block::{ResBlock, ResBlockConfig, Resample, TimeShift};
+pub use res_block::{ResBlock, ResBlockConfig, TimeShift};
 pub use text::{MASKED, TextConditioning, mask_bias};
 pub use timestep::{Sinusoid, TimestepEmbedding, TimestepEmbeddingConfig, sinusoidal};
 pub use unet::{AttentionConfig, Misfit, UNET_NAMES, UNet, UNetConfig, UNetInput};
+
+pub use crate::ops::{Activation, Resample};

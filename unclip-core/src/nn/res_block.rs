@@ -10,7 +10,7 @@ use burn::{
 use serde::{Deserialize, Serialize};
 
 use super::{Activation, Conv2d, Conv2dConfig, GroupNorm, GroupNormConfig, Linear, LinearConfig};
-use crate::ops;
+use crate::ops::{self, Affine, ConvInput, Resample};
 
 /// How the time embedding enters a block, under diffusers' names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,15 +21,6 @@ pub enum TimeShift {
     /// `norm2(h + shift)` (`default`; the upsamplers).
     #[serde(rename = "default")]
     Add,
-}
-
-/// A change of resolution inside a block.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Resample {
-    /// Mean over 2 × 2 windows.
-    Down,
-    /// Nearest-neighbour doubling.
-    Up,
 }
 
 /// The sizes of a [`ResBlock`].
@@ -126,42 +117,41 @@ impl ResBlock {
     pub fn forward(&self, x: Tensor<4>, time: Tensor<2>) -> Tensor<4> {
         let [batch, _, _, _] = x.dims();
         assert_shape!(time, [batch, _]);
-        let mut h = self.normalise(&self.norm1, x.clone());
-        let mut x = x;
-        if let Some(resample) = self.resample {
-            let apply = match resample {
-                Resample::Down => ops::avg_pool_2x2,
-                Resample::Up => ops::upsample_nearest_2x,
-            };
-            h = apply(h);
-            x = apply(x);
-        }
-        let h = self.conv1.forward(h);
         let time = if self.skip_time_activation { time } else { self.activation.forward(time) };
-        let time: Tensor<4> = self.time_emb_proj.forward(time).unsqueeze_dims(&[2, 3]);
+        let time: Tensor<2> = self.time_emb_proj.forward(time);
+        let input = self.normalised(x.clone(), self.norm1.affine(&x)).resample(self.resample);
         let h = match self.time_shift {
             TimeShift::ScaleShift => {
+                let h = self.conv1.apply(input);
                 let channels = h.dims()[1];
                 let scale = time.clone().narrow(1, 0, channels);
                 let shift = time.narrow(1, channels, channels);
-                self.activation.forward(self.norm2.forward(h) * (scale + 1.0) + shift)
+                let affine = self.norm2.affine(&h).then(scale, shift);
+                self.normalised(h, affine)
             }
-            TimeShift::Add => self.normalise(&self.norm2, h + time),
+            TimeShift::Add => {
+                let h = self.conv1.apply(input.add_each(time));
+                let affine = self.norm2.affine(&h);
+                self.normalised(h, affine)
+            }
         };
-        let h = self.conv2.forward(h);
+        let x = match self.resample {
+            Some(resample) => ops::resample(x, resample),
+            None => x,
+        };
         let x = match &self.conv_shortcut {
             Some(shortcut) => shortcut.forward(x),
             None => x,
         };
-        let sum = x + h;
+        let sum = self.conv2.apply(h.residual(x));
         if self.output_scale == 1.0 { sum } else { sum / self.output_scale }
     }
 
-    /// The normalisation and the activation after it, fused where there is such an operation.
-    fn normalise(&self, norm: &GroupNorm, x: Tensor<4>) -> Tensor<4> {
+    /// A convolution's input, normalised and activated.
+    fn normalised(&self, x: Tensor<4>, affine: Affine) -> ConvInput {
         match self.activation {
-            Activation::Silu => norm.forward_silu(x),
-            other => other.forward(norm.forward(x)),
+            Activation::Silu => ConvInput::new(x).affine(affine).silu(),
+            other => ConvInput::new(other.forward(ops::apply(x, &affine, false))),
         }
     }
 }

@@ -10,6 +10,7 @@ use burn::{
 };
 
 use super::{Activation, Linear, LinearConfig};
+use crate::ops::LinearInput;
 
 /// The form of [`sinusoidal`] embeddings.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -97,7 +98,8 @@ impl TimestepEmbedding {
     /// - `sinusoids`: `[batch, channels_in]`
     /// - output: `[batch, channels_out]`
     pub fn forward(&self, sinusoids: Tensor<2>) -> Tensor<2> {
-        self.linear_2.forward(self.activation.forward(self.linear_1.forward(sinusoids)))
+        let inner = LinearInput::new(sinusoids).activation(self.activation);
+        self.linear_2.forward(self.linear_1.apply(inner))
     }
 }
 

@@ -8,7 +8,7 @@ mod config;
 
 use burn::{
     module::Module,
-    tensor::{Device, Tensor},
+    tensor::{DType, Device, FloatDType, Tensor},
 };
 
 pub use config::{AttentionConfig, Misfit, UNetConfig};
@@ -18,6 +18,7 @@ use super::{
     GroupNormConfig, ResBlock, ResBlockConfig, Resample, TimestepEmbedding,
     TimestepEmbeddingConfig, sinusoidal, timestep::Sinusoid,
 };
+use crate::ops::{self, ConvInput};
 
 /// What a [`UNet`] denoises, and under which conditions.
 #[derive(Debug, Clone)]
@@ -116,6 +117,9 @@ pub struct UNet {
     time_embedding_activation: Option<Activation>,
     #[module(skip)]
     time_post_activation: Option<Activation>,
+    /// The type of the activations; the input's where there is none.
+    #[module(skip)]
+    compute: Option<FloatDType>,
 }
 
 /// Checkpoint names that differ from the paths of [`UNet`]'s module tree: `(field, checkpoint)`.
@@ -246,6 +250,7 @@ impl UNetConfig {
             center_input: self.center_input,
             time_embedding_activation: self.time_embedding_activation,
             time_post_activation: self.time_post_activation,
+            compute: None,
         }
     }
 
@@ -289,12 +294,22 @@ impl UNetConfig {
 }
 
 impl UNet {
+    /// Sets the type of the activations between the layers; by default they have the input's.
+    ///
+    /// In `bf16` products are taken of 16-bit factors. Sums, norms, softmax and what becomes of the timestep stay in 32
+    /// bits, and so does the output.
+    #[must_use]
+    pub fn compute_in(mut self, dtype: FloatDType) -> Self {
+        self.compute = Some(dtype);
+        self
+    }
+
     /// Applies the network.
     ///
     /// # Shapes
     ///
     /// - `input`: as [`UNetInput`] says; heights and widths are multiples of [`UNetConfig::reduction`]
-    /// - output: `[batch, channels_out, height, width]`
+    /// - output: `[batch, channels_out, height, width]`, of the input's type
     ///
     /// # Panics
     ///
@@ -305,6 +320,9 @@ impl UNet {
         let [batch, _, _, _] = noisy.dims();
         assert_eq!(timesteps.len(), batch, "one timestep a picture");
         let device = noisy.device();
+        let given = noisy.dtype();
+        let dtype = self.compute.map_or(given, DType::from);
+        let context = context.map(|context| context.cast(dtype));
         let attend = |attentions: &[AddedKvAttention], i: usize, h: Tensor<4>| match (
             attentions.get(i),
             &context,
@@ -327,10 +345,12 @@ impl UNet {
             time = activation.forward(time);
         }
 
+        let time = time.cast(dtype);
+
         let noisy = if self.center_input { noisy * 2.0 - 1.0 } else { noisy };
-        let mut h = self.conv_in.forward(noisy);
+        let mut h = self.conv_in.forward(noisy.cast(dtype));
         if let Some(features) = first_features {
-            h = h + features;
+            h = ops::add(h, features.cast(dtype));
         }
         let mut skips = vec![h.clone()];
         for block in &self.down_blocks {
@@ -355,17 +375,20 @@ impl UNet {
                 h = attend(
                     &block.attentions,
                     i,
-                    resnet.forward(Tensor::cat(vec![h, skip], 1), time.clone()),
+                    resnet.forward(ops::join_channels(h, skip), time.clone()),
                 );
             }
             for upsampler in &block.upsamplers {
                 h = upsampler.forward(h, time.clone());
             }
         }
-        let h = match self.activation {
-            Activation::Silu => self.conv_norm_out.forward_silu(h),
-            other => other.forward(self.conv_norm_out.forward(h)),
+        let input = match self.activation {
+            Activation::Silu => {
+                let affine = self.conv_norm_out.affine(&h);
+                ConvInput::new(h).affine(affine).silu()
+            }
+            other => ConvInput::new(other.forward(self.conv_norm_out.forward(h))),
         };
-        self.conv_out.forward(h)
+        self.conv_out.apply(input).cast(given)
     }
 }

@@ -1,0 +1,108 @@
+//! Attention.
+
+use burn::{
+    backend::flex::FlexTensor,
+    tensor::{DType, Tensor},
+};
+use unclip_kernels::attention::{
+    self as kernels, AttentionInput, AttentionShape, Heads, Products, ScoreBias,
+};
+
+use super::{Value, contiguous, path, reach, tensor, typed};
+
+/// `softmax(scale · q kᵀ + bias) v`; the shapes are those of [`ops::attention`](crate::ops::attention).
+pub(in crate::ops) fn attention(
+    query: &Tensor<4>,
+    key: &Tensor<4>,
+    value: &Tensor<4>,
+    bias: Option<&Tensor<4>>,
+    scale: f64,
+) -> Option<Tensor<4>> {
+    let dtype = query.dtype();
+    if key.dtype() != dtype || value.dtype() != dtype {
+        return None;
+    }
+    let [batch, heads, queries, width] = query.dims();
+    let keys = key.dims()[2];
+    assert_eq!(key.dims(), [batch, heads, keys, width], "the shape of the keys");
+    assert_eq!(value.dims(), [batch, heads, keys, width], "the shape of the values");
+    if keys == 0 {
+        return None;
+    }
+    let [query, key, value] = [query, key, value].map(|x| reach(x).map(Tokens::new));
+    let (query, key, value) = (query?, key?, value?);
+    let bias = match bias {
+        Some(bias) => Some(Bias::new(bias, [batch, queries, keys])?),
+        None => None,
+    };
+    let shape = AttentionShape { batch, heads, queries, keys, width };
+    #[expect(clippy::cast_possible_truncation, reason = "scores are in 32 bits")]
+    let scale = scale as f32;
+    let products = if dtype == DType::BF16 { Products::Bf16 } else { Products::F32 };
+    Some(typed!(dtype, E => {
+        let input = AttentionInput::<E> {
+            shape,
+            query: query.view(),
+            key: key.view(),
+            value: value.view(),
+            bias: bias.as_ref().map(Bias::view),
+            scale,
+        };
+        let mut out = bytemuck::zeroed_vec::<E>(batch * queries * heads * width);
+        kernels::attention(path(), &input, products, &mut out, None);
+        tensor(out, [batch, queries, heads, width]).swap_dims(1, 2)
+    }))
+}
+
+/// `[batch, heads, rows, width]`, the values of a row being a run.
+struct Tokens(FlexTensor);
+
+impl Tokens {
+    fn new(x: FlexTensor) -> Self {
+        let runs = x.layout().strides().iter().all(|&stride| stride >= 0)
+            && (x.layout().strides()[3] == 1 || x.layout().shape()[3] == 1);
+        Self(if runs { x } else { contiguous(x) })
+    }
+
+    fn view<E: Value>(&self) -> Heads<'_, E> {
+        let layout = self.0.layout();
+        let stride = |axis: usize| layout.strides()[axis].unsigned_abs();
+        let values = &self.0.storage::<E>()[layout.start_offset()..];
+        Heads::new(values, layout.shape().dims(), [stride(0), stride(1), stride(2)])
+    }
+}
+
+/// What is added to scores, in 32 bits.
+struct Bias {
+    tensor: FlexTensor,
+    sizes: [usize; 3],
+    strides: [usize; 2],
+}
+
+impl Bias {
+    /// A bias of one row for all queries, or one picture for all, is not written out.
+    fn new(bias: &Tensor<4>, sizes: [usize; 3]) -> Option<Self> {
+        let [batch, queries, keys] = sizes;
+        let [own_batch, heads, own_queries, own_keys] = bias.dims();
+        let fits = |own: usize, size: usize| own == size || own == 1;
+        assert!(
+            fits(own_batch, batch) && heads == 1 && fits(own_queries, queries) && own_keys == keys,
+            "a bias of shape {:?} for scores of {sizes:?}",
+            bias.dims()
+        );
+        let bias = bias.clone().cast(DType::F32);
+        let tensor = reach(&bias)?;
+        let run = tensor.layout().strides()[3] == 1
+            && tensor.layout().strides().iter().all(|&stride| stride >= 0);
+        let tensor = if run || keys == 1 { tensor } else { contiguous(tensor) };
+        let strides = [(0, own_batch), (2, own_queries)].map(|(axis, size)| {
+            if size == 1 { 0 } else { tensor.layout().strides()[axis].unsigned_abs() }
+        });
+        Some(Self { tensor, sizes, strides })
+    }
+
+    fn view(&self) -> ScoreBias<'_> {
+        let values = &self.tensor.storage::<f32>()[self.tensor.layout().start_offset()..];
+        ScoreBias::new(values, self.sizes, self.strides)
+    }
+}
