@@ -12,7 +12,7 @@ use std::{path::PathBuf, time::Instant};
 use anyhow::Context;
 use clap::{Parser, ValueEnum};
 use serde_json::json;
-use unclip::{GenerateRequest, Offload, Pipeline, Stage, WeightPrecision};
+use unclip::{GenerateRequest, Offload, Pipeline, Precision, Stage, WeightPrecision};
 
 /// Measures one request.
 #[derive(Debug, Parser)]
@@ -29,6 +29,9 @@ struct Arguments {
     /// The type that weights are held in; as the files hold them by default.
     #[arg(long, value_enum)]
     weights: Option<Weights>,
+    /// The type that the networks compute in.
+    #[arg(long, value_enum, default_value_t = Compute::F32)]
+    precision: Compute,
     /// Keep one stage in memory at a time.
     #[arg(long)]
     one_stage: bool,
@@ -50,15 +53,30 @@ enum Weights {
     Bf16,
 }
 
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Compute {
+    F32,
+    Bf16,
+    Auto,
+}
+
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     let start = Instant::now();
-    let mut builder = Pipeline::builder().model_dir(&arguments.model).device(&arguments.device)?;
+    let precision = match arguments.precision {
+        Compute::F32 => Precision::F32,
+        Compute::Bf16 => Precision::Bf16,
+        Compute::Auto => Precision::Auto,
+    };
+    let mut builder = Pipeline::builder()
+        .model_dir(&arguments.model)
+        .device(&arguments.device)?
+        .precision(precision);
     if let Some(variant) = &arguments.variant {
         builder = builder.variant(variant);
     }
     if let Some(weights) = arguments.weights {
-        builder = builder.precision(match weights {
+        builder = builder.weights(match weights {
             Weights::F32 => WeightPrecision::F32,
             Weights::F16 => WeightPrecision::F16,
             Weights::Bf16 => WeightPrecision::Bf16,

@@ -20,6 +20,7 @@ use crate::{
         UpsamplerSpec,
     },
     pipeline::{Inner, warn_of_unchecked},
+    precision::{Precision, weights},
     resident::{Part, Resident},
 };
 
@@ -36,7 +37,8 @@ pub struct PipelineBuilder {
     image_encoder_from: Option<Folder>,
     variant: Option<String>,
     device: Option<Device>,
-    precision: WeightPrecision,
+    precision: Precision,
+    weights: Option<WeightPrecision>,
     offload: Offload,
     batch_limit: Option<usize>,
     text: Option<TextPart>,
@@ -95,9 +97,17 @@ impl PipelineBuilder {
         self
     }
 
-    /// Sets the type that weights are held in; as the files hold them by default. Sums are 32-bit either way.
-    pub fn precision(mut self, precision: WeightPrecision) -> Self {
+    /// Sets the type that the networks compute in; [32 bits](Precision::F32) by default. Parts that are given compute in
+    /// the type that they were set to.
+    pub fn precision(mut self, precision: Precision) -> Self {
         self.precision = precision;
+        self
+    }
+
+    /// Sets the type that weights are held in. By default it follows the [precision](Self::precision): `bf16` where the
+    /// networks compute in it, and otherwise as the files hold them.
+    pub fn weights(mut self, weights: WeightPrecision) -> Self {
+        self.weights = Some(weights);
         self
     }
 
@@ -239,7 +249,9 @@ impl PipelineBuilder {
             Arc::new(guard(self.policy.unwrap_or_else(Policy::standard), &device))
         });
         warn_of_unchecked(&*filter);
-        let reading = Reading { variant: self.variant, precision: self.precision, device };
+        let activations = self.precision.activations(&device);
+        let precision = weights(self.weights, activations);
+        let reading = Reading { variant: self.variant, precision, activations, device };
         let pipeline = Pipeline {
             inner: Arc::new(Inner {
                 specs: Arc::new(specs),

@@ -29,6 +29,7 @@ mod operation;
 mod output;
 mod parts;
 mod pipeline;
+mod precision;
 mod progress;
 mod request;
 mod resident;
@@ -44,6 +45,7 @@ pub use operation::TextEmbedding;
 pub use output::{GeneratedImage, Generation, StageTiming, Timings, Warning};
 pub use parts::{DecoderPart, ImagePart, PriorPart, TextPart, UpsamplerPart};
 pub use pipeline::Pipeline;
+pub use precision::Precision;
 pub use progress::Progress;
 pub use request::{
     GenerateRequest, NoiseStream, Painting, StageSettings, Supplied, SuppliedNoise,

@@ -1,6 +1,6 @@
 //! The parts of a model, and whether they fit each other.
 
-use burn::tensor::Device;
+use burn::tensor::{Device, FloatDType};
 use unclip_clip::{Preprocessor, TextConfig, TextEncoder, Tokenizer, VisionConfig, VisionEncoder};
 use unclip_core::{
     Stage,
@@ -282,5 +282,7 @@ impl Specs {
 pub(crate) struct Reading {
     pub(crate) variant: Option<String>,
     pub(crate) precision: WeightPrecision,
+    /// What the networks compute in, where it is not the type of their input.
+    pub(crate) activations: Option<FloatDType>,
     pub(crate) device: Device,
 }

@@ -132,7 +132,7 @@ impl Pipeline {
 
 impl Inner {
     pub(crate) fn text_encoder(&self) -> Result<InUse<TextEncoder>> {
-        let Reading { variant, precision, device } = &self.reading;
+        let Reading { variant, precision, device, .. } = &self.reading;
         self.resident.get(Part::TextEncoder, || {
             let dir = directory(&self.specs.text)?;
             Ok(TextEncoder::from_dir(dir, variant.as_deref(), *precision, device)?)
@@ -140,7 +140,7 @@ impl Inner {
     }
 
     pub(crate) fn image_encoder(&self, operation: &'static str) -> Result<InUse<VisionEncoder>> {
-        let Reading { variant, precision, device } = &self.reading;
+        let Reading { variant, precision, device, .. } = &self.reading;
         let (spec, _) = self
             .specs
             .image
@@ -159,20 +159,29 @@ impl Inner {
     }
 
     pub(crate) fn prior(&self, operation: &'static str) -> Result<InUse<Prior>> {
-        let Reading { variant, precision, device } = &self.reading;
+        let Reading { variant, precision, device, .. } = &self.reading;
         let (spec, _) =
             self.specs.prior.as_ref().ok_or(Error::Unavailable { operation, part: "prior" })?;
         self.resident.get(Part::Prior, || {
-            Ok(Prior::from_dir(directory(spec)?, variant.as_deref(), *precision, device)?)
+            let prior = Prior::from_dir(directory(spec)?, variant.as_deref(), *precision, device)?;
+            Ok(match self.reading.activations {
+                Some(dtype) => prior.compute_in(dtype),
+                None => prior,
+            })
         })
     }
 
     pub(crate) fn decoder(&self) -> Result<InUse<Decoder>> {
-        let Reading { variant, precision, device } = &self.reading;
+        let Reading { variant, precision, device, .. } = &self.reading;
         self.resident.get(Part::Decoder, || {
             let projection = directory(&self.specs.projection)?;
             let network = directory(&self.specs.decoder)?;
-            Ok(Decoder::from_dirs(projection, network, variant.as_deref(), *precision, device)?)
+            let decoder =
+                Decoder::from_dirs(projection, network, variant.as_deref(), *precision, device)?;
+            Ok(match self.reading.activations {
+                Some(dtype) => decoder.compute_in(dtype),
+                None => decoder,
+            })
         })
     }
 
@@ -182,7 +191,7 @@ impl Inner {
         part: Part,
         spec: &UpsamplerSpec,
     ) -> unclip_upsample::Result<InUse<UNet>> {
-        let Reading { variant, precision, device } = &self.reading;
+        let Reading { variant, precision, device, .. } = &self.reading;
         let (part, spec) = match (part, &spec.last) {
             (Part::UpsampleLast, Some(last)) => (part, last),
             (Part::UpsampleLast, None) => (Part::UpsampleFirst, &spec.first),
@@ -191,7 +200,11 @@ impl Inner {
         self.resident.get(part, || {
             // A network without a folder was given, and is pinned.
             let dir = spec.dir.clone().unwrap_or_else(|| Folder::from(""));
-            spec.config.load(dir, variant.as_deref(), *precision, device)
+            let network = spec.config.load(dir, variant.as_deref(), *precision, device)?;
+            Ok(match self.reading.activations {
+                Some(dtype) => network.compute_in(dtype),
+                None => network,
+            })
         })
     }
 

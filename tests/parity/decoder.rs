@@ -1,35 +1,41 @@
 //! The decoder; diffusers `UNet2DConditionModel`, and its loop in `UnCLIPPipeline.__call__`.
 
+use burn::tensor::Tensor;
 use unclip_core::{
     checkpoint::WeightPrecision,
     nn::{UNetInput, mask_bias},
     progress::Unobserved,
 };
 use unclip_decoder::{Decoder, DecoderInput};
-use unclip_testkit::{FixtureSet, device};
+use unclip_testkit::{FixtureSet, Recorded, device};
 
 use crate::{
     common::{captions, mask, sampler_config, step_noise, timesteps},
     report::{bound, replay},
 };
 
-fn open(set: &FixtureSet) -> Decoder {
+pub(crate) fn open(set: &FixtureSet, weights: WeightPrecision) -> Decoder {
     let [projection, network] = ["text_proj", "decoder"].map(|part| set.model_dir().join(part));
-    Decoder::from_dirs(projection, network, None, WeightPrecision::F32, &device())
+    Decoder::from_dirs(projection, network, None, weights, &device())
         .expect("the recorded decoder loads")
+}
+
+/// The recorded forward pass.
+pub(crate) fn predict(decoder: &Decoder, recorded: &Recorded) -> Tensor<4> {
+    let timesteps = timesteps(recorded, "in.timestep");
+    let mask = mask(recorded, "in.attention_mask");
+    let input = UNetInput::new(recorded.tensor("in.sample", &device()), &timesteps)
+        .class_embedding(recorded.tensor("in.class_labels", &device()))
+        .context(recorded.tensor("in.encoder_hidden_states", &device()))
+        .context_bias(mask_bias(&mask, 0, &device()));
+    decoder.unet().forward(input)
 }
 
 #[test]
 fn noise_is_predicted_as_recorded() {
     replay("decoder", |set, report| {
         let recorded = set.tensors("decoder");
-        let timesteps = timesteps(&recorded, "in.timestep");
-        let mask = mask(&recorded, "in.attention_mask");
-        let input = UNetInput::new(recorded.tensor("in.sample", &device()), &timesteps)
-            .class_embedding(recorded.tensor("in.class_labels", &device()))
-            .context(recorded.tensor("in.encoder_hidden_states", &device()))
-            .context_bias(mask_bias(&mask, 0, &device()));
-        let sample = open(set).unet().forward(input);
+        let sample = predict(&open(set, WeightPrecision::F32), &recorded);
         let floor = Some(set.forward_floor("decoder", "sample"));
         report.tensor("sample", &sample, (&recorded, "out.sample"), floor, bound::FORWARD);
     });
@@ -43,7 +49,7 @@ fn pictures_are_sampled_as_recorded() {
         let embedding = run.tensor("text_proj.in.image_embeddings", &device());
         let input = DecoderInput::new(embedding, captions(&run, "cond"))
             .unconditional(captions(&run, "uncond"));
-        let picture = open(set)
+        let picture = open(set, WeightPrecision::F32)
             .sample(
                 &input,
                 &sampler_config(set, "decoder").sampler(steps).expect("a valid number of steps"),

@@ -11,6 +11,7 @@ mod image_encoder;
 mod image_processor;
 mod interop;
 mod noise;
+mod precision;
 mod prior;
 mod replay;
 mod report;

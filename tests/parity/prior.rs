@@ -3,33 +3,35 @@
 use burn::tensor::Tensor;
 use unclip_core::{checkpoint::WeightPrecision, progress::Unobserved};
 use unclip_prior::{Prior, PriorInput, PriorStep};
-use unclip_testkit::{FixtureSet, device};
+use unclip_testkit::{FixtureSet, Recorded, device};
 
 use crate::{
     common::{captions, mask, sampler_config, step_noise, timesteps},
     report::{bound, replay},
 };
 
-fn open(set: &FixtureSet) -> Prior {
-    Prior::from_dir(set.model_dir().join("prior"), None, WeightPrecision::F32, &device())
+pub(crate) fn open(set: &FixtureSet, weights: WeightPrecision) -> Prior {
+    Prior::from_dir(set.model_dir().join("prior"), None, weights, &device())
         .expect("the recorded prior loads")
+}
+
+/// The recorded forward passes, with and without a mask.
+pub(crate) fn predict(prior: &Prior, recorded: &Recorded) -> [Tensor<2>; 2] {
+    let noisy: Tensor<2> = recorded.tensor("in.hidden_states", &device());
+    let timesteps = timesteps(recorded, "in.timestep");
+    let bias = prior.attention_bias(&mask(recorded, "in.attention_mask"), &device());
+    let text = recorded.tensor("in.proj_embedding", &device());
+    let step = PriorStep::new(noisy.unsqueeze_dim(1), &timesteps, text)
+        .text_states(recorded.tensor("in.encoder_hidden_states", &device()));
+    [step.clone().attention_bias(bias), step].map(|step| prior.forward(step).squeeze_dim(1))
 }
 
 #[test]
 fn embeddings_are_predicted_as_recorded() {
     replay("prior", |set, report| {
-        let prior = open(set);
+        let prior = open(set, WeightPrecision::F32);
         let recorded = set.tensors("prior");
-        let noisy: Tensor<2> = recorded.tensor("in.hidden_states", &device());
-        let timesteps = timesteps(&recorded, "in.timestep");
-        let bias = prior.attention_bias(&mask(&recorded, "in.attention_mask"), &device());
-        let step = || {
-            let text = recorded.tensor("in.proj_embedding", &device());
-            PriorStep::new(noisy.clone().unsqueeze_dim(1), &timesteps, text)
-                .text_states(recorded.tensor("in.encoder_hidden_states", &device()))
-        };
-        let masked: Tensor<2> = prior.forward(step().attention_bias(bias)).squeeze_dim(1);
-        let unmasked: Tensor<2> = prior.forward(step()).squeeze_dim(1);
+        let [masked, unmasked] = predict(&prior, &recorded);
         let finished = prior.denormalise(masked.clone());
         for (name, embedding) in [
             ("predicted_image_embedding", masked),
@@ -49,7 +51,7 @@ fn embeddings_are_sampled_as_recorded() {
         let run = set.tensors("e2e_t2i_default");
         let steps = run.shape("prior.timesteps")[0];
         let input = PriorInput::new(captions(&run, "cond")).unconditional(captions(&run, "uncond"));
-        let embedding = open(set)
+        let embedding = open(set, WeightPrecision::F32)
             .sample(
                 &input,
                 &sampler_config(set, "prior").sampler(steps).expect("a valid number of steps"),

@@ -6,7 +6,8 @@ use burn::tensor::Tensor;
 use image::RgbImage;
 use serde_json::Value;
 use unclip::{
-    GenerateRequest, HostTensor, Painting, Pipeline, Supplied, SuppliedNoise, VariationRequest,
+    GenerateRequest, HostTensor, Painting, Pipeline, Precision, Supplied, SuppliedNoise,
+    VariationRequest,
 };
 use unclip_testkit::{FixtureSet, Recorded, device};
 
@@ -164,6 +165,11 @@ pub(crate) fn paint(
 
 /// The recorded model, with the image encoder that its folder holds for the other pipeline.
 pub(crate) fn open(set: &FixtureSet) -> Pipeline {
+    open_in(set, Precision::F32)
+}
+
+/// As [`open`], with networks that compute in `precision`.
+pub(crate) fn open_in(set: &FixtureSet, precision: Precision) -> Pipeline {
     let view = tempfile::tempdir().expect("a temporary folder");
     for part in ["image_encoder", "feature_extractor"] {
         copy(&set.model_dir().join(part), &view.path().join(part));
@@ -175,6 +181,7 @@ pub(crate) fn open(set: &FixtureSet) -> Pipeline {
         .model_dir(set.model_dir())
         .image_encoder_from(view.path())
         .on_device(device())
+        .precision(precision)
         .build()
         .expect("the recorded model loads")
 }

@@ -1,7 +1,13 @@
 //! The upsampler's two networks; diffusers `UNet2DModel`, and their loop in `UnCLIPPipeline.__call__`.
 
-use unclip_core::{Stage, checkpoint::WeightPrecision, nn::UNetInput, progress::Unobserved};
-use unclip_testkit::{FixtureSet, device};
+use burn::tensor::Tensor;
+use unclip_core::{
+    Stage,
+    checkpoint::WeightPrecision,
+    nn::{UNet, UNetInput},
+    progress::Unobserved,
+};
+use unclip_testkit::{FixtureSet, Recorded, device};
 use unclip_upsample::{Networks, UpsampleInput, Upsampler, sample};
 
 use crate::{
@@ -9,23 +15,27 @@ use crate::{
     report::{bound, replay},
 };
 
-fn open(set: &FixtureSet) -> Upsampler {
+pub(crate) fn open(set: &FixtureSet, weights: WeightPrecision) -> Upsampler {
     let [first, last] =
         ["super_res_first", "super_res_last"].map(|part| set.model_dir().join(part));
-    Upsampler::from_dirs(first, Some(last.into()), None, WeightPrecision::F32, &device())
+    Upsampler::from_dirs(first, Some(last.into()), None, weights, &device())
         .expect("the recorded upsampler loads")
+}
+
+/// The recorded forward pass of one of the networks.
+pub(crate) fn predict(network: &UNet, recorded: &Recorded) -> Tensor<4> {
+    let timesteps = timesteps(recorded, "in.timestep");
+    network.forward(UNetInput::new(recorded.tensor("in.sample", &device()), &timesteps))
 }
 
 #[test]
 fn noise_is_predicted_as_recorded() {
     replay("super resolution", |set, report| {
-        let mut upsampler = &open(set);
+        let mut upsampler = &open(set, WeightPrecision::F32);
         for (part, last) in [("super_res_first", false), ("super_res_last", true)] {
             let recorded = set.tensors(part);
-            let timesteps = timesteps(&recorded, "in.timestep");
-            let noisy = recorded.tensor("in.sample", &device());
             let network = upsampler.network(last).expect("both networks are in memory");
-            let sample = network.forward(UNetInput::new(noisy, &timesteps));
+            let sample = predict(network, &recorded);
             let floor = Some(set.forward_floor(part, "sample"));
             report.tensor(part, &sample, (&recorded, "out.sample"), floor, bound::FORWARD);
         }
@@ -39,7 +49,7 @@ fn pictures_are_enlarged_as_recorded() {
         let steps = run.shape("super_res.timesteps")[0];
         let small = run.tensor("decoder.out.image_small", &device());
         let picture = sample(
-            &mut &open(set),
+            &mut &open(set, WeightPrecision::F32),
             &UpsampleInput::new(Stage::Upsample, small),
             &sampler_config(set, "super_res").sampler(steps).expect("a valid number of steps"),
             run.tensor("super_res.noise.init", &device()),
