@@ -34,7 +34,7 @@ impl DecoderConfig {
             .with_padding((kernel - 1) / 2)
             .with_bias(false)
             .init(device);
-        conv_in.weight = Initializer::Zeros.init([finest, channels, kernel, kernel], device);
+        conv_in.weight = Initializer::Zeros.init([finest, channels, kernel, kernel], device).into();
         MaskChannels { conv_in }
     }
 }

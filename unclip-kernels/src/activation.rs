@@ -26,6 +26,56 @@ pub fn activate<E: Element>(path: Path, activation: Activation, x: &[E], out: &m
     });
 }
 
+/// The gradient by what [`activate`] was applied to, given that by its output.
+///
+/// # Panics
+///
+/// When the slices differ in length.
+pub fn activate_backward<E: Element>(
+    path: Path,
+    activation: Activation,
+    x: &[E],
+    gradient: &[E],
+    out: &mut [E],
+) {
+    assert_eq!(x.len(), out.len(), "one output a value");
+    assert_eq!(gradient.len(), out.len(), "one gradient a value");
+    for_each_chunk(out, BLOCK, |block, out| {
+        let at = block * BLOCK..block * BLOCK + out.len();
+        let (x, gradient) = (&x[at.clone()], &gradient[at]);
+        match activation {
+            Activation::Identity => out.copy_from_slice(gradient),
+            Activation::Silu => silu_backward(path, x, gradient, out),
+            Activation::QuickGelu => quick_gelu_backward(path, x, gradient, out),
+            Activation::Gelu => gelu_backward(path, x, gradient, out),
+        }
+    });
+}
+
+by_path! {
+    fn silu_backward<F, E: Element>(x: &[E], gradient: &[E], out: &mut [E]) {
+        for (out, (x, gradient)) in out.iter_mut().zip(x.iter().zip(gradient)) {
+            *out = E::narrow(gradient.widen() * math::silu_slope(x.widen()));
+        }
+    }
+}
+
+by_path! {
+    fn quick_gelu_backward<F, E: Element>(x: &[E], gradient: &[E], out: &mut [E]) {
+        for (out, (x, gradient)) in out.iter_mut().zip(x.iter().zip(gradient)) {
+            *out = E::narrow(gradient.widen() * math::quick_gelu_slope(x.widen()));
+        }
+    }
+}
+
+by_path! {
+    fn gelu_backward<F, E: Element>(x: &[E], gradient: &[E], out: &mut [E]) {
+        for (out, (x, gradient)) in out.iter_mut().zip(x.iter().zip(gradient)) {
+            *out = E::narrow(gradient.widen() * math::gelu_slope(x.widen()));
+        }
+    }
+}
+
 by_path! {
     fn silu<F, E: Element>(x: &[E], out: &mut [E]) {
         for (out, x) in out.iter_mut().zip(x) {
@@ -67,6 +117,33 @@ mod tests {
                 activate(path, activation, &x, &mut out);
                 for (found, &x) in out.iter().zip(&x) {
                     assert!((found - one(x)).abs() < 1e-5, "{activation:?}({x}) = {found}, {path}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn slopes_are_differences() {
+        let x: Vec<f32> = (0..2 * BLOCK + 5).map(|i| (i % 101) as f32 * 0.1 - 5.0).collect();
+        let gradient: Vec<f32> = (0..x.len()).map(|i| (i % 7) as f32 - 3.0).collect();
+        for path in Path::available() {
+            for activation in [Activation::Silu, Activation::QuickGelu, Activation::Gelu] {
+                let shifted = |by: f32| {
+                    let x: Vec<f32> = x.iter().map(|x| x + by).collect();
+                    let mut out = vec![0f32; x.len()];
+                    activate(path, activation, &x, &mut out);
+                    out
+                };
+                let (above, below) = (shifted(0.01), shifted(-0.01));
+                let mut out = vec![0f32; x.len()];
+                activate_backward(path, activation, &x, &gradient, &mut out);
+                for (i, found) in out.iter().enumerate() {
+                    let expected = gradient[i] * (above[i] - below[i]) / 0.02;
+                    assert!(
+                        (found - expected).abs() < 5e-4,
+                        "{activation:?} at {}: {found}, {expected}, {path}",
+                        x[i]
+                    );
                 }
             }
         }

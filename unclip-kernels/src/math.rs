@@ -42,6 +42,28 @@ pub(crate) fn gelu(x: f32) -> f32 {
     0.5 * x * (1.0 + erf(x * FRAC_1_SQRT_2))
 }
 
+/// The derivative of [`silu`]: `σ(x) (1 + x (1 − σ(x)))`.
+#[inline(always)]
+pub(crate) fn silu_slope(x: f32) -> f32 {
+    let s = 1.0 / (1.0 + exp(-x));
+    s * (1.0 + x * (1.0 - s))
+}
+
+/// The derivative of [`quick_gelu`].
+#[inline(always)]
+pub(crate) fn quick_gelu_slope(x: f32) -> f32 {
+    let s = 1.0 / (1.0 + exp(-1.702 * x));
+    s * (1.0 + 1.702 * x * (1.0 - s))
+}
+
+/// The derivative of [`gelu`]: `Φ(x) + x φ(x)`.
+#[inline(always)]
+pub(crate) fn gelu_slope(x: f32) -> f32 {
+    // 1 / √(2π), the density's height.
+    const HEIGHT: f32 = 0.398_942_3;
+    0.5 * (1.0 + erf(x * FRAC_1_SQRT_2)) + x * HEIGHT * exp(-0.5 * x * x)
+}
+
 /// The error function, within 1.5e-7 plus rounding: Abramowitz & Stegun 1964, 7.1.26.
 #[inline(always)]
 fn erf(x: f32) -> f32 {

@@ -353,7 +353,7 @@ mod tests {
 
     fn layer(channels_in: usize, channels_out: usize, device: &Device) -> Linear {
         Linear {
-            weight: unborn([channels_out, channels_in], device),
+            weight: unborn([channels_out, channels_in], device).into(),
             bias: Some(unborn([channels_out], device)),
         }
     }
@@ -497,7 +497,7 @@ mod tests {
         let (_dir, weights) = file(WHOLE);
         let options = LoadOptions { names: NAMES, ..LoadOptions::default() };
         let frozen = load(block().no_grad(), &weights, &options).expect("fits");
-        assert!(!frozen.norm.weight.is_require_grad(), "no gradients were asked for");
+        assert!(!frozen.norm.weight.val().is_require_grad(), "no gradients were asked for");
         // Layers of this crate are lazy themselves, so the same holds for every network.
         let fresh = LinearConfig::new(2, 3).init(&Device::flex());
         assert!(!fresh.weight.is_initialized(), "a layer was initialised while it was built");

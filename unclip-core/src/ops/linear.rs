@@ -60,9 +60,7 @@ pub fn linear<const D: usize>(
         return out;
     }
     let LinearInput { x, activation, residual } = input;
-    let weight = widen(weight.val(), &x);
-    let bias = bias.map(|bias| widen(bias, &x));
-    let out = module::linear(x, weight.transpose(), bias);
+    let out = product(x, weight, bias);
     let out = match activation {
         Some(activation) => activation.forward(out),
         None => out,
@@ -71,4 +69,15 @@ pub fn linear<const D: usize>(
         Some(residual) => out + residual,
         None => out,
     }
+}
+
+/// The layer without what is done on the way out.
+fn product<const D: usize>(x: Tensor<D>, weight: &Weight<2>, bias: Option<Tensor<1>>) -> Tensor<D> {
+    #[cfg(any(feature = "flex", test))]
+    if let Some(out) = super::kernels::linear(&LinearInput::new(x.clone()), weight, bias.as_ref()) {
+        return out;
+    }
+    let weight = widen(weight.val(), &x);
+    let bias = bias.map(|bias| widen(bias, &x));
+    module::linear(x, weight.transpose(), bias)
 }

@@ -233,7 +233,7 @@ mod tests {
 
     fn weight(dtype: FloatDType) -> (Weight<2>, TensorData, ParamId) {
         let device = Device::flex();
-        let value = Tensor::random([37, 19], Distribution::Default, &device).cast(dtype);
+        let value = Tensor::<2>::random([37, 19], Distribution::Default, &device).cast(dtype);
         let param = Param::from_tensor(value.clone());
         let id = param.id;
         (param.into(), value.into_data(), id)
@@ -264,7 +264,7 @@ mod tests {
             let mut seen = Seen(Vec::new());
             weight.visit(&mut seen);
             assert_eq!(seen.0, [(id, data.clone())]);
-            assert_eq!((weight.id(), weight.num_params()), (id, 37 * 19));
+            assert_eq!((weight.id(), Module::num_params(&weight)), (id, 37 * 19));
             assert_eq!(weight.val().into_data(), data);
         }
     }

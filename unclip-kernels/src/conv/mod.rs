@@ -86,6 +86,18 @@ impl Conv {
         self
     }
 
+    /// The change of resolution in front of the convolution.
+    pub fn resampling(&self) -> Resample {
+        self.resample
+    }
+
+    /// The size of what the convolution sees of an input of size `input`, after the change of resolution.
+    pub fn seen_size(&self, input: Size) -> Size {
+        let grid = Grid::Resampled(self.resample);
+        let (height, width) = (grid.extent(input.height), grid.extent(input.width));
+        Size { batch: input.batch, height, width }
+    }
+
     /// The size of the output for an input of size `input`; empty where the kernel does not fit in it.
     pub fn output_size(&self, input: Size) -> Size {
         let grid = Grid::Resampled(self.resample);

@@ -1,5 +1,7 @@
 //! Attention.
 
+use std::sync::Arc;
+
 use burn::{
     backend::flex::FlexTensor,
     tensor::{DType, Tensor},
@@ -8,7 +10,11 @@ use unclip_kernels::attention::{
     self as kernels, AttentionInput, AttentionShape, Heads, Products, ScoreBias,
 };
 
-use super::{Value, contiguous, path, reach, tensor, typed};
+use super::{
+    Value, activations, contiguous, path, permute,
+    record::{Operation, reach, record},
+    rounded, tensor, typed, values,
+};
 
 /// `softmax(scale · q kᵀ + bias) v`; the shapes are those of [`ops::attention`](crate::ops::attention).
 pub(in crate::ops) fn attention(
@@ -29,32 +35,95 @@ pub(in crate::ops) fn attention(
     if keys == 0 {
         return None;
     }
-    let [query, key, value] = [query, key, value].map(|x| reach(x).map(Tokens::new));
+    let [query, key, value] = [query, key, value].map(activations);
     let (query, key, value) = (query?, key?, value?);
     let bias = match bias {
         Some(bias) => Some(Bias::new(bias, [batch, queries, keys])?),
         None => None,
     };
-    let shape = AttentionShape { batch, heads, queries, keys, width };
+    let operands = [Some(&query), Some(&key), Some(&value)];
     #[expect(clippy::cast_possible_truncation, reason = "scores are in 32 bits")]
     let scale = scale as f32;
+    let [query, key, value] = [&query, &key, &value].map(|x| Tokens::new(x.tensor.clone()));
+    let shape = AttentionShape { batch, heads, queries, keys, width };
+    let read = Read { shape, query, key, value, bias, scale };
+    let mut log_sums = vec![0.0; batch * heads * queries];
     let products = if dtype == DType::BF16 { Products::Bf16 } else { Products::F32 };
-    Some(typed!(dtype, E => {
-        let input = AttentionInput::<E> {
-            shape,
-            query: query.view(),
-            key: key.view(),
-            value: value.view(),
-            bias: bias.as_ref().map(Bias::view),
-            scale,
-        };
+    let out = typed!(dtype, E => {
         let mut out = bytemuck::zeroed_vec::<E>(batch * queries * heads * width);
-        kernels::attention(path(), &input, products, &mut out, None);
-        tensor(out, [batch, queries, heads, width]).swap_dims(1, 2)
+        kernels::attention(path(), &read.view::<E>(), products, &mut out, Some(&mut log_sums));
+        tensor(out, [batch, queries, heads, width])
+    });
+    let heads_first = permute(out.clone(), &[0, 2, 1, 3]);
+    Some(record(operands, heads_first, || Attended {
+        read: Arc::new(read),
+        out,
+        log_sums: log_sums.into(),
     }))
 }
 
+/// What an attention read.
+#[derive(Debug)]
+struct Read {
+    shape: AttentionShape,
+    query: Tokens,
+    key: Tokens,
+    value: Tokens,
+    bias: Option<Bias>,
+    scale: f32,
+}
+
+impl Read {
+    fn view<E: Value>(&self) -> AttentionInput<'_, E> {
+        AttentionInput {
+            shape: self.shape,
+            query: self.query.view(),
+            key: self.key.view(),
+            value: self.value.view(),
+            bias: self.bias.as_ref().map(Bias::view),
+            scale: self.scale,
+        }
+    }
+}
+
+/// An attention with what it read and gave.
+#[derive(Debug, Clone)]
+struct Attended {
+    read: Arc<Read>,
+    /// `[batch, queries, heads, width]`, contiguous.
+    out: FlexTensor,
+    /// `[batch, heads, queries]`.
+    log_sums: Arc<[f32]>,
+}
+
+impl Operation<3> for Attended {
+    fn backward(&self, gradient: FlexTensor, wanted: [bool; 3]) -> [Option<FlexTensor>; 3] {
+        let AttentionShape { batch, heads, queries, keys, width } = self.read.shape;
+        let gradient = contiguous(permute(gradient, &[0, 2, 1, 3]));
+        let dtype = self.out.dtype();
+        let found = typed!(dtype, E => kernels::attention_backward(
+            path(),
+            &self.read.view::<E>(),
+            values(&self.out),
+            &self.log_sums,
+            values(&gradient),
+        ));
+        let [query, key, value] = wanted;
+        let give = |wanted: bool, values: Vec<f32>, rows: usize| {
+            wanted.then(|| {
+                permute(rounded(values, dtype, [batch, rows, heads, width]), &[0, 2, 1, 3])
+            })
+        };
+        [
+            give(query, found.query, queries),
+            give(key, found.key, keys),
+            give(value, found.value, keys),
+        ]
+    }
+}
+
 /// `[batch, heads, rows, width]`, the values of a row being a run.
+#[derive(Debug)]
 struct Tokens(FlexTensor);
 
 impl Tokens {
@@ -73,6 +142,7 @@ impl Tokens {
 }
 
 /// What is added to scores, in 32 bits.
+#[derive(Debug)]
 struct Bias {
     tensor: FlexTensor,
     sizes: [usize; 3],
@@ -80,7 +150,8 @@ struct Bias {
 }
 
 impl Bias {
-    /// A bias of one row for all queries, or one picture for all, is not written out.
+    /// A bias of one row for all queries, or one picture for all, is not written out. There is none for a bias that
+    /// records: the kernels have no gradient for it.
     fn new(bias: &Tensor<4>, sizes: [usize; 3]) -> Option<Self> {
         let [batch, queries, keys] = sizes;
         let [own_batch, heads, own_queries, own_keys] = bias.dims();
@@ -91,7 +162,11 @@ impl Bias {
             bias.dims()
         );
         let bias = bias.clone().cast(DType::F32);
-        let tensor = reach(&bias)?;
+        let operand = reach(&bias)?;
+        if operand.is_recorded() {
+            return None;
+        }
+        let tensor = operand.tensor;
         let run = tensor.layout().strides()[3] == 1
             && tensor.layout().strides().iter().all(|&stride| stride >= 0);
         let tensor = if run || keys == 1 { tensor } else { contiguous(tensor) };

@@ -1,7 +1,8 @@
 //! The operations on a processor: tensors of flex, handed to `unclip-kernels` as slices.
 //!
-//! Each function gives nothing where the kernels do not apply (another backend, a type that they do not know, a tensor
-//! that records gradients), and its caller then takes Burn's ordinary operations.
+//! Each function gives nothing where the kernels do not apply (another backend, a type that they do not know), and its
+//! caller then takes Burn's ordinary operations. Where an operand records gradients the result does too, and the
+//! backward pass is the kernels' own; see [`record`].
 //!
 //! Pictures keep the logical order `[batch, channels, height, width]`, and lie in memory channels-last: a layout is a
 //! property of the storage, as in PyTorch. Whoever makes a picture here leaves it so, and whoever reads one that lies
@@ -12,6 +13,7 @@ mod conv;
 mod linear;
 mod norm;
 mod picture;
+mod record;
 
 pub(super) use attention::attention;
 pub(super) use conv::conv2d;
@@ -20,31 +22,33 @@ pub(super) use norm::{apply, group_norm_affine, layer_norm};
 pub(super) use picture::{add, avg_pool_2x2, join_channels, upsample_nearest_2x};
 
 use burn::{
-    backend::{
-        Flex,
-        flex::{FlexTensor, Layout},
-    },
-    tensor::{DType, Element, Float, Shape, Tensor, TensorData, bf16},
+    backend::flex::FlexTensor,
+    tensor::{DType, Element, Tensor, TensorData, bf16, f16},
 };
-use unclip_kernels::{Size, cpu::Path};
+use unclip_kernels::{Format, Size, cpu::Path};
+
+use record::{Operand, reach};
 
 /// A type that kernels compute on.
-pub(super) trait Value: unclip_kernels::Element + Element + bytemuck::Pod {}
+trait Value: unclip_kernels::Element + Element + bytemuck::Pod {}
 
 impl Value for f32 {}
 impl Value for bf16 {}
+impl Value for f16 {}
 
 /// The instructions to use.
 fn path() -> Path {
     Path::chosen()
 }
 
-/// The tensor as flex holds it, where kernels can work on it.
-fn reach<const D: usize>(x: &Tensor<D>) -> Option<FlexTensor> {
-    if !matches!(x.dtype(), DType::F32 | DType::BF16) {
-        return None;
-    }
-    x.clone().try_into_primitive::<Flex>().ok()
+/// The tensor as flex holds it, where kernels compute on its type.
+fn activations<const D: usize>(x: &Tensor<D>) -> Option<Operand> {
+    if matches!(x.dtype(), DType::F32 | DType::BF16) { reach(x) } else { None }
+}
+
+/// The type of the products between activations of type `dtype`.
+fn format(dtype: DType) -> Format {
+    if dtype == DType::BF16 { Format::Bf16 } else { Format::F32 }
 }
 
 /// The tensor's values in their logical order, copied only where they lie otherwise.
@@ -52,30 +56,79 @@ fn contiguous(x: FlexTensor) -> FlexTensor {
     if x.is_contiguous() { x } else { x.to_contiguous() }
 }
 
+/// The same values, their axes in another order.
+fn permute(x: FlexTensor, axes: &[usize]) -> FlexTensor {
+    let layout = x.layout().permute(axes);
+    x.with_layout(layout)
+}
+
 /// The values of a contiguous tensor.
 fn values<E: Value>(x: &FlexTensor) -> &[E] {
     x.as_slice().expect("a contiguous tensor of this type")
 }
 
-/// A small tensor's values in 32 bits.
-fn floats<const D: usize>(x: &Tensor<D>) -> Option<Vec<f32>> {
-    let x = contiguous(reach(x)?);
-    Some(match x.dtype() {
-        DType::F32 => values::<f32>(&x).to_vec(),
-        _ => values::<bf16>(&x).iter().map(|x| x.to_f32()).collect(),
-    })
-}
-
 /// A tensor of flex from contiguous values.
-fn tensor<E: Value, const D: usize>(values: Vec<E>, shape: [usize; D]) -> Tensor<D> {
-    wrap(FlexTensor::from_data(TensorData::new(values, shape)))
+fn tensor<E: Value>(values: Vec<E>, shape: impl Into<Vec<usize>>) -> FlexTensor {
+    FlexTensor::from_data(TensorData::new(values, shape.into()))
 }
 
-fn wrap<const D: usize>(tensor: FlexTensor) -> Tensor<D> {
-    Tensor::<D, Float>::from_primitive::<Flex>(tensor)
+/// A tensor of type `dtype` from contiguous values, rounded where it has 16 bits.
+fn rounded(values: Vec<f32>, dtype: DType, shape: impl Into<Vec<usize>>) -> FlexTensor {
+    fn narrow<E: Value>(values: &[f32]) -> Vec<E> {
+        values.iter().map(|&value| <E as unclip_kernels::Element>::narrow(value)).collect()
+    }
+    match dtype {
+        DType::BF16 => tensor(narrow::<bf16>(&values), shape),
+        DType::F16 => tensor(narrow::<f16>(&values), shape),
+        _ => tensor(values, shape),
+    }
+}
+
+/// A small operand, such as a bias, and its values in 32 bits.
+#[derive(Debug, Clone)]
+struct Floats {
+    operand: Operand,
+    values: FlexTensor,
+}
+
+impl Floats {
+    fn new<const D: usize>(x: &Tensor<D>) -> Option<Self> {
+        fn widen<E: Value>(x: &FlexTensor) -> Vec<f32> {
+            values::<E>(x).iter().map(|&x| unclip_kernels::Element::widen(x)).collect()
+        }
+        let operand = reach(x)?;
+        let x = contiguous(operand.tensor.clone());
+        let shape = x.layout().shape().to_vec();
+        let values = match x.dtype() {
+            DType::F32 => x,
+            DType::BF16 => tensor(widen::<bf16>(&x), shape),
+            DType::F16 => tensor(widen::<f16>(&x), shape),
+            _ => return None,
+        };
+        Some(Self { operand, values })
+    }
+
+    /// None of nothing, and nothing where kernels do not reach what there is.
+    fn of<const D: usize>(x: Option<&Tensor<D>>) -> Option<Option<Self>> {
+        match x {
+            Some(x) => Self::new(x).map(Some),
+            None => Some(None),
+        }
+    }
+
+    fn values(&self) -> &[f32] {
+        values(&self.values)
+    }
+
+    /// A gradient of this operand, in its type and shape.
+    fn gradient(&self, values: Vec<f32>) -> FlexTensor {
+        let own = &self.operand.tensor;
+        rounded(values, own.dtype(), own.layout().shape().to_vec())
+    }
 }
 
 /// A picture whose values lie channels-last.
+#[derive(Debug, Clone)]
 struct Picture {
     /// `[batch, height, width, channels]`, contiguous.
     tensor: FlexTensor,
@@ -84,17 +137,23 @@ struct Picture {
 }
 
 impl Picture {
-    fn new(x: &Tensor<4>) -> Option<Self> {
-        let [batch, channels, height, width] = x.dims();
-        let x = reach(x)?;
-        let (strides, start) = (x.layout().strides(), x.layout().start_offset());
-        let layout = Layout::new(
-            Shape::from([batch, height, width, channels]),
-            vec![strides[0], strides[2], strides[3], strides[1]],
-            start,
-        );
-        let tensor = contiguous(x.with_layout(layout));
-        Some(Self { tensor, size: Size::new(batch, height, width), channels })
+    /// From `[batch, channels, height, width]`.
+    fn new(x: FlexTensor) -> Self {
+        let tensor = contiguous(permute(x, &[0, 2, 3, 1]));
+        let [batch, height, width, channels] = tensor.layout().shape().dims();
+        Self { tensor, size: Size::new(batch, height, width), channels }
+    }
+
+    /// From channels-last values.
+    fn from_values<E: Value>(values: Vec<E>, size: Size, channels: usize) -> Self {
+        let Size { batch, height, width } = size;
+        Self { tensor: tensor(values, [batch, height, width, channels]), size, channels }
+    }
+
+    /// From channels-last values in 32 bits, rounded to `dtype`.
+    fn rounded(values: Vec<f32>, dtype: DType, size: Size, channels: usize) -> Self {
+        let Size { batch, height, width } = size;
+        Self { tensor: rounded(values, dtype, [batch, height, width, channels]), size, channels }
     }
 
     fn dtype(&self) -> DType {
@@ -104,19 +163,11 @@ impl Picture {
     fn values<E: Value>(&self) -> &[E] {
         values(&self.tensor)
     }
-}
 
-/// A picture from channels-last values.
-fn picture<E: Value>(values: Vec<E>, size: Size, channels: usize) -> Tensor<4> {
-    let Size { batch, height, width } = size;
-    let tensor = FlexTensor::from_data(TensorData::new(values, [batch, height, width, channels]));
-    let stride = |n: usize| isize::try_from(n).expect("a tensor fits in memory");
-    let layout = Layout::new(
-        Shape::from([batch, channels, height, width]),
-        vec![stride(height * width * channels), 1, stride(width * channels), stride(channels)],
-        0,
-    );
-    wrap(tensor.with_layout(layout))
+    /// `[batch, channels, height, width]`, its values where they are.
+    fn into_tensor(self) -> FlexTensor {
+        permute(self.tensor, &[0, 3, 1, 2])
+    }
 }
 
 /// Runs the same code for each type that kernels compute on, which `$type` names.

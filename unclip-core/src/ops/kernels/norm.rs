@@ -1,12 +1,18 @@
 //! Normalisation.
 
-use burn::tensor::Tensor;
-use unclip_kernels::norm::{self, Pixels};
+use std::sync::Arc;
 
-use super::{Picture, contiguous, floats, path, picture, reach, tensor, typed, values};
+use burn::{backend::flex::FlexTensor, tensor::Tensor};
+use unclip_kernels::norm::{self, GroupStatistics, Pixels};
+
+use super::{
+    Floats, Picture, activations, contiguous, path,
+    record::{Operation, record},
+    rounded, tensor, typed, values,
+};
 use crate::ops::Affine;
 
-fn pixels(x: &Picture) -> Pixels {
+pub(super) fn pixels(x: &Picture) -> Pixels {
     let pixels = x.size.height * x.size.width;
     Pixels { batch: x.size.batch, pixels, channels: x.channels }
 }
@@ -19,27 +25,110 @@ pub(in crate::ops) fn group_norm_affine(
     bias: &Tensor<1>,
     epsilon: f64,
 ) -> Option<Affine> {
-    let (weight, bias) = (floats(weight)?, floats(bias)?);
-    let x = Picture::new(x)?;
+    let (weight, bias) = (Floats::new(weight)?, Floats::new(bias)?);
+    let operand = activations(x)?;
+    let x = Picture::new(operand.tensor.clone());
     let shape = pixels(&x);
     let statistics = typed!(x.dtype(), E => {
         norm::group_statistics::<E>(path(), x.values(), shape, groups, epsilon)
     });
-    let (scale, shift) = statistics.affine(shape.batch, &weight, &bias);
-    let sizes = [shape.batch, shape.channels];
-    Some(Affine { scale: tensor(scale, sizes), shift: tensor(shift, sizes) })
+    let (scale, shift) = statistics.affine(shape.batch, weight.values(), bias.values());
+    // One output, so that one backward pass hears of both.
+    let both = [scale, shift].concat();
+    let operands = [Some(&operand), Some(&weight.operand), Some(&bias.operand)];
+    let both: Tensor<3> =
+        record(operands, tensor(both, [2, shape.batch, shape.channels]), || Normalised {
+            x: x.clone(),
+            statistics: Arc::new(statistics),
+            weight: weight.clone(),
+            bias: bias.clone(),
+        });
+    let part = |i| both.clone().narrow(0, i, 1).squeeze_dim::<2>(0);
+    Some(Affine { scale: part(0), shift: part(1) })
+}
+
+/// A group normalisation with what it read.
+#[derive(Debug, Clone)]
+struct Normalised {
+    x: Picture,
+    statistics: Arc<GroupStatistics>,
+    weight: Floats,
+    bias: Floats,
+}
+
+impl Operation<3> for Normalised {
+    fn backward(&self, gradient: FlexTensor, wanted: [bool; 3]) -> [Option<FlexTensor>; 3] {
+        let [x, weight, bias] = wanted;
+        let gradient = contiguous(gradient);
+        let gradient = values::<f32>(&gradient);
+        let (by_scale, by_shift) = gradient.split_at(gradient.len() / 2);
+        let found = typed!(self.x.dtype(), E => norm::group_backward::<E>(
+            path(),
+            self.x.values(),
+            pixels(&self.x),
+            &self.statistics,
+            self.weight.values(),
+            by_scale,
+            by_shift,
+        ));
+        let Picture { size, channels, .. } = self.x;
+        [
+            x.then(|| Picture::rounded(found.x, self.x.dtype(), size, channels).into_tensor()),
+            weight.then(|| self.weight.gradient(found.weight)),
+            bias.then(|| self.bias.gradient(found.bias)),
+        ]
+    }
 }
 
 /// `x · scale + shift`, and SiLU of it where asked for.
 pub(in crate::ops) fn apply(x: &Tensor<4>, affine: &Affine, silu: bool) -> Option<Tensor<4>> {
-    let (scale, shift) = (floats(&affine.scale)?, floats(&affine.shift)?);
-    let x = Picture::new(x)?;
-    Some(typed!(x.dtype(), E => {
+    let (scale, shift) = (Floats::new(&affine.scale)?, Floats::new(&affine.shift)?);
+    let operand = activations(x)?;
+    let x = Picture::new(operand.tensor.clone());
+    let out = typed!(x.dtype(), E => {
         let values = x.values::<E>();
         let mut out = bytemuck::zeroed_vec::<E>(values.len());
-        norm::apply(path(), values, pixels(&x), &scale, &shift, silu, &mut out);
-        picture(out, x.size, x.channels)
+        norm::apply(path(), values, pixels(&x), scale.values(), shift.values(), silu, &mut out);
+        Picture::from_values(out, x.size, x.channels)
+    });
+    let operands = [Some(&operand), Some(&scale.operand), Some(&shift.operand)];
+    Some(record(operands, out.into_tensor(), || Applied {
+        x: x.clone(),
+        scale: scale.clone(),
+        shift: shift.clone(),
+        silu,
     }))
+}
+
+/// A scaling and shifting with what it read.
+#[derive(Debug, Clone)]
+struct Applied {
+    x: Picture,
+    scale: Floats,
+    shift: Floats,
+    silu: bool,
+}
+
+impl Operation<3> for Applied {
+    fn backward(&self, gradient: FlexTensor, wanted: [bool; 3]) -> [Option<FlexTensor>; 3] {
+        let [x, scale, shift] = wanted;
+        let gradient = Picture::new(gradient);
+        let found = typed!(self.x.dtype(), E => norm::apply_backward::<E>(
+            path(),
+            self.x.values(),
+            pixels(&self.x),
+            self.scale.values(),
+            self.shift.values(),
+            self.silu,
+            gradient.values(),
+        ));
+        let Picture { size, channels, .. } = self.x;
+        [
+            x.then(|| Picture::rounded(found.x, self.x.dtype(), size, channels).into_tensor()),
+            scale.then(|| self.scale.gradient(found.scale)),
+            shift.then(|| self.shift.gradient(found.shift)),
+        ]
+    }
 }
 
 /// Layer normalisation over the last axis.
@@ -49,16 +138,53 @@ pub(in crate::ops) fn layer_norm<const D: usize>(
     bias: &Tensor<1>,
     epsilon: f64,
 ) -> Option<Tensor<D>> {
-    let (weight, bias) = (floats(weight)?, floats(bias)?);
+    let (weight, bias) = (Floats::new(weight)?, Floats::new(bias)?);
     let shape = x.dims();
-    assert_eq!(shape[D - 1], weight.len(), "the last axis of the input and the weight");
-    let x = contiguous(reach(x)?);
+    assert_eq!(shape[D - 1], weight.values().len(), "the last axis of the input and the weight");
+    let operand = activations(x)?;
+    let x = contiguous(operand.tensor.clone());
     #[expect(clippy::cast_possible_truncation, reason = "kernels add it to a 32-bit variance")]
     let epsilon = epsilon as f32;
-    Some(typed!(x.dtype(), E => {
+    let out = typed!(x.dtype(), E => {
         let values = values::<E>(&x);
         let mut out = bytemuck::zeroed_vec::<E>(values.len());
-        norm::layer_norm(path(), values, &weight, &bias, epsilon, &mut out);
+        norm::layer_norm(path(), values, weight.values(), bias.values(), epsilon, &mut out);
         tensor(out, shape)
+    });
+    let operands = [Some(&operand), Some(&weight.operand), Some(&bias.operand)];
+    Some(record(operands, out, || Levelled {
+        x: x.clone(),
+        weight: weight.clone(),
+        bias: bias.clone(),
+        epsilon,
     }))
+}
+
+/// A layer normalisation with what it read.
+#[derive(Debug, Clone)]
+struct Levelled {
+    /// `[.., width]`, contiguous.
+    x: FlexTensor,
+    weight: Floats,
+    bias: Floats,
+    epsilon: f32,
+}
+
+impl Operation<3> for Levelled {
+    fn backward(&self, gradient: FlexTensor, wanted: [bool; 3]) -> [Option<FlexTensor>; 3] {
+        let [x, weight, bias] = wanted;
+        let gradient = contiguous(gradient);
+        let found = typed!(self.x.dtype(), E => norm::layer_norm_backward::<E>(
+            path(),
+            values(&self.x),
+            self.weight.values(),
+            self.epsilon,
+            values(&gradient),
+        ));
+        [
+            x.then(|| rounded(found.x, self.x.dtype(), self.x.layout().shape().to_vec())),
+            weight.then(|| self.weight.gradient(found.weight)),
+            bias.then(|| self.bias.gradient(found.bias)),
+        ]
+    }
 }

@@ -1,32 +1,78 @@
 //! What moves whole pixels.
 
-use burn::tensor::Tensor;
+use burn::{backend::flex::FlexTensor, tensor::Tensor};
 use unclip_kernels::{Size, picture as kernels};
 
-use super::{Picture, path, picture, typed};
+use super::{
+    Picture, activations,
+    conv::{scale_by, spread_means},
+    path,
+    record::{Operation, record},
+    typed,
+};
 
 /// Mean over 2 × 2 windows.
 pub(in crate::ops) fn avg_pool_2x2(x: &Tensor<4>) -> Option<Tensor<4>> {
-    let x = Picture::new(x)?;
-    let Size { batch, height, width } = x.size;
-    let small = Size::new(batch, height / 2, width / 2);
-    Some(typed!(x.dtype(), E => {
-        let mut out = bytemuck::zeroed_vec::<E>(small.pixels() * x.channels);
-        kernels::avg_pool_2x2::<E>(path(), x.values(), x.size, x.channels, &mut out);
-        picture(out, small, x.channels)
-    }))
+    let operand = activations(x)?;
+    let x = Picture::new(operand.tensor.clone());
+    let small = Size::new(x.size.batch, x.size.height / 2, x.size.width / 2);
+    let resampled = Resampled { small, large: x.size, channels: x.channels, halved: true };
+    Some(record([Some(&operand)], resampled.halve(&x).into_tensor(), || resampled))
 }
 
 /// Each pixel four times.
 pub(in crate::ops) fn upsample_nearest_2x(x: &Tensor<4>) -> Option<Tensor<4>> {
-    let x = Picture::new(x)?;
-    let Size { batch, height, width } = x.size;
-    let large = Size::new(batch, 2 * height, 2 * width);
-    Some(typed!(x.dtype(), E => {
-        let mut out = bytemuck::zeroed_vec::<E>(large.pixels() * x.channels);
-        kernels::upsample_nearest_2x::<E>(x.values(), x.size, x.channels, &mut out);
-        picture(out, large, x.channels)
-    }))
+    let operand = activations(x)?;
+    let x = Picture::new(operand.tensor.clone());
+    let large = Size::new(x.size.batch, 2 * x.size.height, 2 * x.size.width);
+    let resampled = Resampled { small: x.size, large, channels: x.channels, halved: false };
+    Some(record([Some(&operand)], resampled.double(&x).into_tensor(), || resampled))
+}
+
+/// A change of resolution.
+#[derive(Debug, Clone, Copy)]
+struct Resampled {
+    small: Size,
+    large: Size,
+    channels: usize,
+    halved: bool,
+}
+
+impl Resampled {
+    /// From large to small.
+    fn halve(self, x: &Picture) -> Picture {
+        typed!(x.dtype(), E => {
+            let mut out = bytemuck::zeroed_vec::<E>(self.small.pixels() * self.channels);
+            kernels::avg_pool_2x2::<E>(path(), x.values(), self.large, self.channels, &mut out);
+            if !self.halved {
+                // The gradient of a repeated value is a sum of four: four means.
+                scale_by(&mut out, 4.0);
+            }
+            Picture::from_values(out, self.small, self.channels)
+        })
+    }
+
+    /// From small to large.
+    fn double(self, x: &Picture) -> Picture {
+        typed!(x.dtype(), E => {
+            let out = if self.halved {
+                spread_means::<E>(x.values(), self.small, self.large, self.channels)
+            } else {
+                let mut out = bytemuck::zeroed_vec::<E>(self.large.pixels() * self.channels);
+                kernels::upsample_nearest_2x(x.values(), self.small, self.channels, &mut out);
+                out
+            };
+            Picture::from_values(out, self.large, self.channels)
+        })
+    }
+}
+
+impl Operation<1> for Resampled {
+    fn backward(&self, gradient: FlexTensor, _wanted: [bool; 1]) -> [Option<FlexTensor>; 1] {
+        let gradient = Picture::new(gradient);
+        let found = if self.halved { self.double(&gradient) } else { self.halve(&gradient) };
+        [Some(found.into_tensor())]
+    }
 }
 
 /// The channels of both, beside each other.
@@ -34,15 +80,37 @@ pub(in crate::ops) fn join_channels(left: &Tensor<4>, right: &Tensor<4>) -> Opti
     if left.dtype() != right.dtype() {
         return None;
     }
-    let (left, right) = (Picture::new(left)?, Picture::new(right)?);
+    let operands = (activations(left)?, activations(right)?);
+    let left = Picture::new(operands.0.tensor.clone());
+    let right = Picture::new(operands.1.tensor.clone());
     assert_eq!(left.size, right.size, "pictures whose channels are joined");
     let channels = left.channels + right.channels;
-    Some(typed!(left.dtype(), E => {
+    let out = typed!(left.dtype(), E => {
         let mut out = bytemuck::zeroed_vec::<E>(left.size.pixels() * channels);
         let (a, b) = (left.values::<E>(), right.values::<E>());
         kernels::join_channels(a, left.channels, b, right.channels, &mut out);
-        picture(out, left.size, channels)
-    }))
+        Picture::from_values(out, left.size, channels)
+    });
+    let operands = [Some(&operands.0), Some(&operands.1)];
+    Some(record(operands, out.into_tensor(), || Joined { left: left.channels }))
+}
+
+/// A joining of channels, so many of which come from the left.
+#[derive(Debug, Clone, Copy)]
+struct Joined {
+    left: usize,
+}
+
+impl Operation<2> for Joined {
+    fn backward(&self, gradient: FlexTensor, wanted: [bool; 2]) -> [Option<FlexTensor>; 2] {
+        let channels = gradient.layout().shape()[1];
+        let part = |start: usize, len: usize| {
+            let layout = gradient.layout().narrow(1, start, len);
+            Picture::new(gradient.clone().with_layout(layout)).into_tensor()
+        };
+        let [left, right] = wanted;
+        [left.then(|| part(0, self.left)), right.then(|| part(self.left, channels - self.left))]
+    }
 }
 
 /// `left + right`.
@@ -50,10 +118,23 @@ pub(in crate::ops) fn add(left: &Tensor<4>, right: &Tensor<4>) -> Option<Tensor<
     if left.dtype() != right.dtype() || left.dims() != right.dims() {
         return None;
     }
-    let (left, right) = (Picture::new(left)?, Picture::new(right)?);
-    Some(typed!(left.dtype(), E => {
+    let operands = (activations(left)?, activations(right)?);
+    let left = Picture::new(operands.0.tensor.clone());
+    let right = Picture::new(operands.1.tensor.clone());
+    let out = typed!(left.dtype(), E => {
         let mut out = bytemuck::zeroed_vec::<E>(left.values::<E>().len());
         kernels::add::<E>(path(), left.values(), right.values(), &mut out);
-        picture(out, left.size, left.channels)
-    }))
+        Picture::from_values(out, left.size, left.channels)
+    });
+    Some(record([Some(&operands.0), Some(&operands.1)], out.into_tensor(), || Added))
+}
+
+/// A sum.
+#[derive(Debug, Clone, Copy)]
+struct Added;
+
+impl Operation<2> for Added {
+    fn backward(&self, gradient: FlexTensor, wanted: [bool; 2]) -> [Option<FlexTensor>; 2] {
+        wanted.map(|wanted| wanted.then(|| gradient.clone()))
+    }
 }

@@ -11,6 +11,8 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod gradients;
+
 fn random<const D: usize>(shape: [usize; D]) -> Tensor<D> {
     Tensor::random(shape, Distribution::Uniform(-1.0, 1.0), &Device::flex())
 }
