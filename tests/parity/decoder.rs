@@ -41,24 +41,29 @@ fn noise_is_predicted_as_recorded() {
     });
 }
 
+/// The recorded run from a caption, from its image embedding to the small picture.
+pub(crate) fn paint(decoder: &Decoder, set: &FixtureSet, run: &Recorded) -> Tensor<4> {
+    let steps = run.shape("decoder.timesteps")[0];
+    let embedding = run.tensor("text_proj.in.image_embeddings", &device());
+    let input =
+        DecoderInput::new(embedding, captions(run, "cond")).unconditional(captions(run, "uncond"));
+    decoder
+        .sample(
+            &input,
+            &sampler_config(set, "decoder").sampler(steps).expect("a valid number of steps"),
+            set.manifest["runs"]["t2i_default"]["scales"][1].as_f64().expect("a scale"),
+            run.tensor("decoder.noise.init", &device()),
+            &mut step_noise(run, "decoder"),
+            &mut Unobserved,
+        )
+        .expect("the recorded run is valid")
+}
+
 #[test]
 fn pictures_are_sampled_as_recorded() {
     replay("decoder, 25 steps", |set, report| {
         let run = set.tensors("e2e_t2i_default");
-        let steps = run.shape("decoder.timesteps")[0];
-        let embedding = run.tensor("text_proj.in.image_embeddings", &device());
-        let input = DecoderInput::new(embedding, captions(&run, "cond"))
-            .unconditional(captions(&run, "uncond"));
-        let picture = open(set, WeightPrecision::F32)
-            .sample(
-                &input,
-                &sampler_config(set, "decoder").sampler(steps).expect("a valid number of steps"),
-                set.manifest["runs"]["t2i_default"]["scales"][1].as_f64().expect("a scale"),
-                run.tensor("decoder.noise.init", &device()),
-                &mut step_noise(&run, "decoder"),
-                &mut Unobserved,
-            )
-            .expect("the recorded run is valid");
+        let picture = paint(&open(set, WeightPrecision::F32), set, &run);
         let name = "decoder.out.image_small";
         let floor = Some(set.run_floor("t2i_default", name));
         report.tensor("image_small", &picture, (&run, name), floor, bound::RUN);

@@ -45,22 +45,27 @@ fn embeddings_are_predicted_as_recorded() {
     });
 }
 
+/// The recorded run from a caption, up to its image embedding.
+pub(crate) fn sample(prior: &Prior, set: &FixtureSet, run: &Recorded) -> Tensor<2> {
+    let steps = run.shape("prior.timesteps")[0];
+    let input = PriorInput::new(captions(run, "cond")).unconditional(captions(run, "uncond"));
+    prior
+        .sample(
+            &input,
+            &sampler_config(set, "prior").sampler(steps).expect("a valid number of steps"),
+            set.manifest["runs"]["t2i_default"]["scales"][0].as_f64().expect("a scale"),
+            run.tensor("prior.noise.init", &device()),
+            &mut step_noise(run, "prior"),
+            &mut Unobserved,
+        )
+        .expect("the recorded run is valid")
+}
+
 #[test]
 fn embeddings_are_sampled_as_recorded() {
     replay("prior, 25 steps", |set, report| {
         let run = set.tensors("e2e_t2i_default");
-        let steps = run.shape("prior.timesteps")[0];
-        let input = PriorInput::new(captions(&run, "cond")).unconditional(captions(&run, "uncond"));
-        let embedding = open(set, WeightPrecision::F32)
-            .sample(
-                &input,
-                &sampler_config(set, "prior").sampler(steps).expect("a valid number of steps"),
-                set.manifest["runs"]["t2i_default"]["scales"][0].as_f64().expect("a scale"),
-                run.tensor("prior.noise.init", &device()),
-                &mut step_noise(&run, "prior"),
-                &mut Unobserved,
-            )
-            .expect("the recorded run is valid");
+        let embedding = sample(&open(set, WeightPrecision::F32), set, &run);
         let name = "text_proj.in.image_embeddings";
         let floor = Some(set.run_floor("t2i_default", name));
         report.tensor("image_embeddings", &embedding, (&run, name), floor, bound::RUN);

@@ -27,10 +27,10 @@ const OTHER_DEVICE: f64 = 10.0;
 /// Where the reference's own 32-bit run is so far from its 64-bit run that a bound is below this many of its error
 /// floors, they are the bound, and for [`MOST`] values rather than all: a random network under guidance can amplify
 /// rounding beyond any fixed bound, and a few values more than the others.
-const FLOORS: f64 = 4.0;
+const FLOORS: f64 = 8.0;
 
 /// The share of values that has to keep a bound made of error floors.
-const MOST: f64 = 0.999;
+const MOST: f64 = 0.99;
 
 struct Row {
     set: String,
@@ -63,6 +63,11 @@ pub(crate) fn check(title: &'static str, compare_all: impl FnOnce(&mut Report)) 
     let mut report = Report { title, set: "-".to_owned(), rows: Vec::new() };
     compare_all(&mut report);
     report.finish();
+}
+
+/// Whether the networks of a set amplify rounding so much that a finished picture has no fixed bound.
+pub(crate) fn amplifies(floor: f64) -> bool {
+    FLOORS * floor > bound::RUN
 }
 
 impl Report {
@@ -98,8 +103,7 @@ impl Report {
         let scale =
             expected.iter().fold(1.0, |scale: f64, &value| scale.max(f64::from(value).abs()));
         let floors = FLOORS * floor.unwrap_or(0.0) / scale;
-        let relative =
-            if floors > bound { most(actual, expected) / scale } else { found.relative };
+        let relative = if floors > bound { most(actual, expected) / scale } else { found.relative };
         let bound = bound.max(floors) * if is_default_device() { 1.0 } else { OTHER_DEVICE };
         self.push(Row {
             set: self.set.clone(),

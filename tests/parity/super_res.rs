@@ -42,23 +42,31 @@ fn noise_is_predicted_as_recorded() {
     });
 }
 
+/// The last sample of a run from a caption.
+pub(crate) fn last(run: &Recorded) -> String {
+    format!("super_res.prev.{}", run.shape("super_res.timesteps")[0] - 1)
+}
+
+/// The recorded run from a caption, from its small picture to the [`last`] sample.
+pub(crate) fn enlarge(mut upsampler: &Upsampler, set: &FixtureSet, run: &Recorded) -> Tensor<4> {
+    let steps = run.shape("super_res.timesteps")[0];
+    sample(
+        &mut upsampler,
+        &UpsampleInput::new(Stage::Upsample, run.tensor("decoder.out.image_small", &device())),
+        &sampler_config(set, "super_res").sampler(steps).expect("a valid number of steps"),
+        run.tensor("super_res.noise.init", &device()),
+        &mut step_noise(run, "super_res"),
+        &mut Unobserved,
+    )
+    .expect("the recorded run is valid")
+}
+
 #[test]
 fn pictures_are_enlarged_as_recorded() {
     replay("super resolution, 7 steps", |set, report| {
         let run = set.tensors("e2e_t2i_default");
-        let steps = run.shape("super_res.timesteps")[0];
-        let small = run.tensor("decoder.out.image_small", &device());
-        let picture = sample(
-            &mut &open(set, WeightPrecision::F32),
-            &UpsampleInput::new(Stage::Upsample, small),
-            &sampler_config(set, "super_res").sampler(steps).expect("a valid number of steps"),
-            run.tensor("super_res.noise.init", &device()),
-            &mut step_noise(&run, "super_res"),
-            &mut Unobserved,
-        )
-        .expect("the recorded run is valid");
-        let name = format!("super_res.prev.{}", steps - 1);
+        let picture = enlarge(&open(set, WeightPrecision::F32), set, &run);
         let floor = Some(set.run_floor("t2i_default", "super_res.prev.*"));
-        report.tensor("image", &picture, (&run, &name), floor, bound::RUN);
+        report.tensor("image", &picture, (&run, &last(&run)), floor, bound::RUN);
     });
 }

@@ -146,7 +146,7 @@ mod tests {
         assert_eq!(with(&mask, known.clone()), alone);
         let weights = mask.conv_in.weight.val();
         let random = Tensor::random(weights.dims(), Distribution::Default, &device);
-        mask.conv_in.weight = mask.conv_in.weight.map(|_| random);
+        mask.conv_in.weight = mask.conv_in.weight.with_value(|_| random);
         assert_eq!(with(&mask, known.clone() * 0.0), alone);
         assert_ne!(with(&mask, known), alone);
     }
@@ -168,7 +168,7 @@ mod tests {
         assert!(text.contains("mask_channels"), "{text}");
         assert!(find().expect("no fault").is_none(), "there is none yet");
         let mut mask = config.init_mask_channels(&device());
-        mask.conv_in.weight = mask.conv_in.weight.map(|weight| weight + 0.25);
+        mask.conv_in.weight = mask.conv_in.weight.with_value(|weight| weight + 0.25);
         mask.save_dir(folder.path(), &SaveOptions::default()).expect("is written");
         let again = open().expect("is there").conv_in.weight.val();
         assert_eq!(values(again), values(mask.conv_in.weight.val()));

@@ -81,9 +81,9 @@ mod tests {
     fn the_average_moves_by_its_share() {
         let device = device();
         let mut model = LinearConfig::new(1, 1).with_bias(false).init(&device);
-        model.weight = model.weight.map(|weight| weight * 0.0 + 8.0);
+        model.weight = model.weight.with_value(|weight| weight * 0.0 + 8.0);
         let average = model.valid();
-        model.weight = model.weight.map(|weight| weight * 0.0 + 4.0);
+        model.weight = model.weight.with_value(|weight| weight * 0.0 + 4.0);
         let average = update(average, &model, 0.75);
         assert_eq!(average.weight.val().into_scalar::<f32>(), 7.0);
         assert_eq!(model.weight.val().into_scalar::<f32>(), 4.0);

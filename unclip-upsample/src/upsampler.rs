@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use burn::tensor::Device;
+use burn::tensor::{Device, FloatDType};
 use unclip_core::{
     Error,
     checkpoint::{
@@ -100,6 +100,14 @@ impl Upsampler {
     /// The upsampler of these networks, both of the sizes in `config`. Without `last`, `first` takes every step.
     pub fn new(config: UpsamplerConfig, first: UNet, last: Option<UNet>) -> Self {
         Self { config, first, last }
+    }
+
+    /// Computes in `dtype`, as [`UNet::compute_in`] says.
+    #[must_use]
+    pub fn compute_in(self, dtype: FloatDType) -> Self {
+        let Self { config, first, last } = self;
+        let last = last.map(|network| network.compute_in(dtype));
+        Self { config, first: first.compute_in(dtype), last }
     }
 
     /// Opens an upsampler: `config.json` and `diffusion_pytorch_model[.variant].safetensors`, or its shards, in each of

@@ -102,6 +102,12 @@ impl<const D: usize> Weight<D> {
         })
     }
 
+    /// With another value in place of this one, and the same identity and training state.
+    #[must_use]
+    pub fn with_value(self, change: impl FnOnce(Tensor<D>) -> Tensor<D>) -> Self {
+        self.restored().map(change).into()
+    }
+
     /// The packed form, which is made by `pack` where there is none; none where `pack` gives none.
     ///
     /// What `pack` makes must hold the weight exactly: the weight is let go of.

@@ -114,7 +114,7 @@ impl OpenNsfw {
         }
         let config = Conv2dConfig::new(3, 64, 7).with_stride(2).with_padding(3);
         let mut head = LinearConfig::new(channels, 2).init(device);
-        head.weight = Param::from_tensor(reader.tensor("head.weight", [2, channels])?);
+        head.weight = Param::from_tensor(reader.tensor("head.weight", [2, channels])?).into();
         head.bias = Some(Param::from_tensor(reader.tensor("head.bias", [2])?));
         Ok(Self { conv_in: reader.conv("conv_in", &config)?, stages, head })
     }
@@ -229,7 +229,7 @@ impl Reader<'_> {
         let Conv2dConfig { channels_in, channels_out, kernel, .. } = *config;
         let mut conv = config.init(self.device);
         let shape = [channels_out, channels_in, kernel, kernel];
-        conv.weight = Param::from_tensor(self.tensor(&format!("{name}.weight"), shape)?);
+        conv.weight = Param::from_tensor(self.tensor(&format!("{name}.weight"), shape)?).into();
         conv.bias = Some(Param::from_tensor(self.tensor(&format!("{name}.bias"), [channels_out])?));
         Ok(conv)
     }
