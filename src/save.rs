@@ -102,7 +102,7 @@ impl Pipeline {
         inner.text_encoder()?.part.save_dir(dir.join("text_encoder"), options)?;
         inner.decoder()?.part.save_dirs(dir.join("text_proj"), dir.join("decoder"), options)?;
         if let Some(from) = &specs.decoder.dir {
-            let Reading { variant, precision, device } = &inner.reading;
+            let Reading { variant, precision, device, .. } = &inner.reading;
             let config = &specs.decoder.config;
             let mask = MaskChannels::find(from, config, variant.as_deref(), *precision, device)?;
             if let Some(mask) = mask {
