@@ -27,7 +27,7 @@ fn random<const D: usize>(shape: [usize; D], device: &Device) -> Tensor<D> {
         Ok("bf16") => FloatDType::BF16,
         _ => FloatDType::F32,
     };
-    Tensor::random(shape, Distribution::Normal(0.0, 1.0), device).cast(dtype)
+    Tensor::<D>::random(shape, Distribution::Normal(0.0, 1.0), device).cast(dtype)
 }
 
 /// Times `run`, waiting for the device inside the timed closure.

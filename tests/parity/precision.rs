@@ -110,7 +110,7 @@ fn runs_in_sixteen_bits_stay_close() {
     report::replay("runs in bf16", |set, report| {
         let pipeline = replay::open_in(set, Precision::Bf16);
         for run in replay::runs(set, "t2i") {
-            let generation = pipeline.generate(&run.generation()).expect("the run is valid");
+            let generation = pipeline.generate(run.generation()).expect("the run is valid");
             let values: Vec<f32> = generation
                 .images
                 .iter()
