@@ -13,6 +13,10 @@ mod activation;
 mod attention;
 mod conv;
 #[cfg(any(feature = "flex", test))]
+#[cfg_attr(
+    not(any(feature = "autodiff", test)),
+    expect(dead_code, reason = "backward passes are called where gradients are recorded")
+)]
 mod kernels;
 mod linear;
 mod norm;

@@ -28,6 +28,10 @@ pub struct Weight<const D: usize> {
 #[derive(Debug)]
 enum Held<const D: usize> {
     Plain(Param<Tensor<D>>),
+    #[cfg_attr(
+        not(any(feature = "flex", test)),
+        expect(dead_code, reason = "without kernels nothing is packed")
+    )]
     Packed {
         /// The parameter without its value, which keeps its identity and training state.
         husk: Param<Tensor<D>>,
