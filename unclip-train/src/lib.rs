@@ -3,7 +3,7 @@
 //! | module | holds |
 //! |---|---|
 //! | [`data`] | captioned pictures from folders, WebDataset shards and arrays of embeddings: shuffled, resumable, dealt to ranks |
-//! | [`hygiene`] | near-duplicates, caps by family, splits by concept |
+//! | [`hygiene`] | near-duplicates, caps by family, splits by concept, a filter on what is unsafe and weights that make up for it |
 //! | [`loss`] | the contrastive losses of CLIP, and the losses of denoising networks |
 //! | [`mask`], [`degrade`] | what is known of a picture while editing is learned, and what spoils an upsampler's input |
 //! | [`log`] | logs of one JSON object a line, and TensorBoard's events |

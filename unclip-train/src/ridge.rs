@@ -111,7 +111,7 @@ fn centred(row: &[f32], mean: &[f64]) -> Vec<f64> {
 }
 
 /// Replaces the lower half of a symmetric positive matrix by its Cholesky factor.
-fn cholesky(a: &mut [f64], n: usize) {
+pub(crate) fn cholesky(a: &mut [f64], n: usize) {
     for j in 0..n {
         for i in j..n {
             let dot: f64 = (0..j).map(|k| a[i * n + k] * a[j * n + k]).sum();
@@ -122,7 +122,7 @@ fn cholesky(a: &mut [f64], n: usize) {
 }
 
 /// Solves `L Lᵀ x = b` for every column of `b`, in place.
-fn solve(l: &[f64], n: usize, b: &mut [f64], columns: usize) {
+pub(crate) fn solve(l: &[f64], n: usize, b: &mut [f64], columns: usize) {
     for j in 0..columns {
         for i in 0..n {
             let dot: f64 = (0..i).map(|k| l[i * n + k] * b[k * columns + j]).sum();

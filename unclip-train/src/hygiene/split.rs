@@ -24,14 +24,18 @@ pub enum Split {
 /// assert!((900..1100).contains(&held_out));
 /// ```
 pub fn split(concept: &str, share: f64, seed: u64) -> Split {
+    if place("split", seed, concept) < share { Split::HeldOut } else { Split::Train }
+}
+
+/// A number from 0 to 1, exclusive, that depends on what it is for, the seed and the name alone.
+pub(super) fn place(purpose: &str, seed: u64, name: &str) -> f64 {
     let mut hash = Sha256::new();
-    hash.update(b"unclip split v1\0");
+    hash.update(format!("unclip {purpose} v1\0"));
     hash.update(seed.to_le_bytes());
-    hash.update(concept.as_bytes());
+    hash.update(name.as_bytes());
     let hash: [u8; 32] = hash.finalize().into();
     let [a, b, c, d, ..] = hash;
-    let place = f64::from(u32::from_le_bytes([a, b, c, d])) / 4_294_967_296.0;
-    if place < share { Split::HeldOut } else { Split::Train }
+    f64::from(u32::from_le_bytes([a, b, c, d])) / 4_294_967_296.0
 }
 
 /// The samples to keep so that no family has more than `most`: the first ones of each. A sample without a family stays.
