@@ -39,6 +39,7 @@ pub mod norm;
 mod pack;
 pub mod parallel;
 pub mod picture;
+mod reorder;
 mod scratch;
 mod stage;
 #[cfg(test)]

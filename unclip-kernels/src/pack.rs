@@ -12,7 +12,7 @@ use crate::{
     aligned::Aligned,
     element::Element,
     gemm::{CHUNK, Compute, Step, TILE},
-    parallel,
+    reorder,
 };
 
 /// The number type of packed weights, and with it of the products.
@@ -67,9 +67,11 @@ impl Weights {
     /// When the number of values is not what `shape` says, or an axis of it is 0.
     pub fn conv<T: Element>(values: &[T], shape: [usize; 4], format: Format) -> Self {
         let [columns, depth, rows, cols] = checked(values, shape);
-        Self::pack(format, [rows, cols], depth, columns, |column, channel, row, col| {
-            values[((column * depth + channel) * rows + row) * cols + col].widen()
-        })
+        let data = match format {
+            Format::F32 => Data::F32(reorder::pack(values, [rows, cols], depth, columns)),
+            Format::Bf16 => Data::Bf16(reorder::pack(values, [rows, cols], depth, columns)),
+        };
+        Self { data }
     }
 
     /// Packs a convolution's weights for the gradient of its input: output and input channels change places, and the
@@ -80,10 +82,15 @@ impl Weights {
     /// As [`conv`](Self::conv).
     pub fn conv_transposed<T: Element>(values: &[T], shape: [usize; 4], format: Format) -> Self {
         let [depth, columns, rows, cols] = checked(values, shape);
-        Self::pack(format, [rows, cols], depth, columns, |column, channel, row, col| {
-            let tap = (rows - 1 - row) * cols + (cols - 1 - col);
-            values[(channel * columns + column) * rows * cols + tap].widen()
-        })
+        let data = match format {
+            Format::F32 => {
+                Data::F32(reorder::pack_transposed(values, [rows, cols], depth, columns))
+            }
+            Format::Bf16 => {
+                Data::Bf16(reorder::pack_transposed(values, [rows, cols], depth, columns))
+            }
+        };
+        Self { data }
     }
 
     /// Packs a linear layer's weights.
@@ -102,20 +109,6 @@ impl Weights {
     /// As [`conv`](Self::conv).
     pub fn linear_transposed<T: Element>(values: &[T], shape: [usize; 2], format: Format) -> Self {
         Self::conv_transposed(values, [shape[0], shape[1], 1, 1], format)
-    }
-
-    fn pack(
-        format: Format,
-        kernel: [usize; 2],
-        depth: usize,
-        columns: usize,
-        weight: impl Fn(usize, usize, usize, usize) -> f32 + Sync,
-    ) -> Self {
-        let data = match format {
-            Format::F32 => Data::F32(Packed::new(kernel, depth, columns, weight)),
-            Format::Bf16 => Data::Bf16(Packed::new(kernel, depth, columns, weight)),
-        };
-        Self { data }
     }
 
     /// The number type of the products.
@@ -171,31 +164,6 @@ fn checked<T>(values: &[T], shape: [usize; 4]) -> [usize; 4] {
 }
 
 impl<S: Compute> Packed<S> {
-    /// Packs `weight(column, channel, row, col)`.
-    fn new(
-        kernel: [usize; 2],
-        depth: usize,
-        columns: usize,
-        weight: impl Fn(usize, usize, usize, usize) -> f32 + Sync,
-    ) -> Self {
-        let panel_len = panel_len::<S>(kernel, depth);
-        let mut values = Aligned::zeroed(panel_len * columns.div_ceil(TILE));
-        parallel::for_each_chunk(&mut values, panel_len, |panel, packed| {
-            let mut packed = packed.chunks_exact_mut(TILE * S::PAIR);
-            for_each_run::<S>(kernel, depth, |row, col, first, len| {
-                for (pair, packed) in (first..first + len).step_by(S::PAIR).zip(&mut packed) {
-                    for (at, value) in packed.iter_mut().enumerate() {
-                        let (column, channel) = (panel * TILE + at / S::PAIR, pair + at % S::PAIR);
-                        if column < columns && channel < depth {
-                            *value = S::narrow(weight(column, channel, row, col));
-                        }
-                    }
-                }
-            });
-        });
-        Self { values, kernel, depth, columns }
-    }
-
     /// Values of one panel.
     pub(crate) fn panel_len(&self) -> usize {
         panel_len::<S>(self.kernel, self.depth)
@@ -207,7 +175,8 @@ impl<S: Compute> Packed<S> {
     }
 }
 
-fn panel_len<S: Compute>(kernel: [usize; 2], depth: usize) -> usize {
+/// Values of a panel of a layer of these sizes.
+pub(crate) fn panel_len<S: Compute>(kernel: [usize; 2], depth: usize) -> usize {
     kernel[0] * kernel[1] * S::padded(depth) * TILE
 }
 

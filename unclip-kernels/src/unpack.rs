@@ -1,11 +1,11 @@
 //! Weights, back in PyTorch's order.
 
-use half::bf16;
+use half::{bf16, slice::HalfBitsSliceExt, vec::HalfBitsVecExt};
 
 use crate::{
-    gemm::{Compute, TILE},
-    pack::{Data, Packed, Weights, for_each_run},
-    parallel,
+    aligned::huge_pages,
+    pack::{Data, Weights},
+    reorder,
 };
 
 /// A layer's weights as they were before packing, `[channels_out, channels_in, rows, columns]`.
@@ -20,36 +20,23 @@ pub enum Values {
 impl Weights {
     /// The values that were packed, rounded to the format.
     pub fn unpack(&self) -> Values {
+        let len =
+            self.channels_out() * self.channels_in() * self.kernel().iter().product::<usize>();
         match &self.data {
-            Data::F32(packed) => Values::F32(packed.unpack()),
-            Data::Bf16(packed) => Values::Bf16(packed.unpack()),
+            Data::F32(packed) => {
+                let mut values = vec![0.0; len];
+                huge_pages(&values);
+                reorder::unpack(packed, &mut values);
+                Values::F32(values)
+            }
+            Data::Bf16(packed) => {
+                // Zeros of a whole number's type come from the system, unwritten.
+                let mut values = vec![0u16; len];
+                huge_pages(&values);
+                reorder::unpack(packed, values.reinterpret_cast_mut());
+                Values::Bf16(values.reinterpret_into())
+            }
         }
-    }
-}
-
-impl<S: Compute> Packed<S> {
-    fn unpack(&self) -> Vec<S> {
-        let [rows, cols] = self.kernel;
-        let taps = rows * cols;
-        let column_len = self.depth * taps;
-        let mut values = vec![S::default(); self.columns * column_len];
-        let panel_len = self.panel_len();
-        parallel::for_each_chunk(&mut values, TILE * column_len, |panel, values| {
-            let mut packed =
-                self.values[panel * panel_len..][..panel_len].chunks_exact(TILE * S::PAIR);
-            for_each_run::<S>(self.kernel, self.depth, |row, col, first, len| {
-                for (pair, packed) in (first..first + len).step_by(S::PAIR).zip(&mut packed) {
-                    for (at, value) in packed.iter().enumerate() {
-                        let (column, channel) = (at / S::PAIR, pair + at % S::PAIR);
-                        if column * column_len < values.len() && channel < self.depth {
-                            values[column * column_len + channel * taps + row * cols + col] =
-                                *value;
-                        }
-                    }
-                }
-            });
-        });
-        values
     }
 }
 
