@@ -5,7 +5,10 @@ use std::sync::Arc;
 use burn::tensor::Device;
 #[cfg(feature = "hub")]
 use unclip_core::checkpoint::hub;
-use unclip_core::checkpoint::{Folder, ModelDir, WeightPrecision};
+use unclip_core::{
+    Precision,
+    checkpoint::{Folder, ModelDir, WeightPrecision},
+};
 use unclip_safety::{
     AuditSink, Guard, NoFilter, Policy, SafetyFilter, Watermark,
     mark::{InvisibleMark, Signature},
@@ -20,7 +23,7 @@ use crate::{
         UpsamplerSpec,
     },
     pipeline::{Inner, warn_of_unchecked},
-    precision::{Precision, weights},
+    precision::weights,
     resident::{Part, Resident},
 };
 
@@ -97,8 +100,8 @@ impl PipelineBuilder {
         self
     }
 
-    /// Sets the type that the networks compute in; [32 bits](Precision::F32) by default. Parts that are given compute in
-    /// the type that they were set to.
+    /// Sets the type that the prior, the decoder and the upsamplers compute in; [32 bits](Precision::F32) by default.
+    /// Parts that are given compute in the type that they were set to, and CLIP's encoders, which run once, in 32 bits.
     pub fn precision(mut self, precision: Precision) -> Self {
         self.precision = precision;
         self

@@ -45,7 +45,6 @@ pub use operation::TextEmbedding;
 pub use output::{GeneratedImage, Generation, StageTiming, Timings, Warning};
 pub use parts::{DecoderPart, ImagePart, PriorPart, TextPart, UpsamplerPart};
 pub use pipeline::Pipeline;
-pub use precision::Precision;
 pub use progress::Progress;
 pub use request::{
     GenerateRequest, NoiseStream, Painting, StageSettings, Supplied, SuppliedNoise,
@@ -53,7 +52,7 @@ pub use request::{
 };
 pub use resident::Offload;
 pub use unclip_core::{
-    Stage,
+    Precision, Stage,
     checkpoint::WeightPrecision,
     device::device,
     progress::CancelToken,

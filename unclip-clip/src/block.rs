@@ -5,7 +5,7 @@
 
 use burn::{
     module::Module,
-    tensor::{Device, Tensor},
+    tensor::{DType, Device, FloatDType, Tensor},
 };
 use unclip_core::{
     nn::{Activation, LayerNorm, LayerNormConfig, Linear, LinearConfig, join_heads, split_heads},
@@ -27,6 +27,9 @@ pub(crate) struct TransformerConfig {
 #[derive(Module, Debug)]
 pub(crate) struct Transformer {
     layers: Vec<Layer>,
+    /// The type of the activations between the layers, where it is not the input's.
+    #[module(skip)]
+    pub(crate) compute: Option<FloatDType>,
 }
 
 /// Attention and a two-layer perceptron, each behind a normalisation and around a residual.
@@ -81,7 +84,7 @@ impl TransformerConfig {
             },
             layer_norm2: self.norm(device),
         };
-        Transformer { layers: (0..self.layers).map(layer).collect() }
+        Transformer { layers: (0..self.layers).map(layer).collect(), compute: None }
     }
 }
 
@@ -90,7 +93,7 @@ impl Transformer {
     ///
     /// # Shapes
     ///
-    /// - `x` and output: `[batch, tokens, width]`
+    /// - `x` and output: `[batch, tokens, width]`, of the same type
     /// - `bias`: `[batch, 1, tokens, tokens]`, added to the scores
     pub(crate) fn forward(
         &self,
@@ -98,7 +101,8 @@ impl Transformer {
         bias: Option<&Tensor<4>>,
         mut states: Option<&mut Vec<Tensor<3>>>,
     ) -> Tensor<3> {
-        let mut x = x;
+        let given = x.dtype();
+        let mut x = x.cast(self.compute.map_or(given, DType::from));
         for layer in &self.layers {
             if let Some(states) = &mut states {
                 states.push(x.clone());
@@ -108,7 +112,7 @@ impl Transformer {
         if let Some(states) = states {
             states.push(x.clone());
         }
-        x
+        x.cast(given)
     }
 }
 

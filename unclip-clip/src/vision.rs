@@ -138,6 +138,13 @@ impl VisionEncoder {
         Ok(write_json_atomic(dir.join("config.json"), &self.config.to_json())?)
     }
 
+    /// Sets the type of the activations between the layers; by default 32 bits. See [`Precision`](unclip_core::Precision).
+    #[must_use]
+    pub fn compute_in(mut self, dtype: FloatDType) -> Self {
+        self.vision_model.encoder.compute = Some(dtype);
+        self
+    }
+
     /// The device that the weights are on.
     pub fn device(&self) -> Device {
         self.visual_projection.weight.lazy_device()

@@ -88,7 +88,7 @@ pub fn available() -> Vec<String> {
 /// them is several times as fast.
 pub fn multiplies_bf16(device: &Device) -> bool {
     #[cfg(any(feature = "flex", test))]
-    if *device == Device::flex() {
+    if device.clone().inner() == Device::flex() {
         return unclip_kernels::cpu::Path::chosen().multiplies_bf16();
     }
     let _ = device;

@@ -23,9 +23,11 @@ pub mod image;
 pub mod nn;
 pub mod noise;
 pub mod ops;
+mod precision;
 pub mod progress;
 pub mod resize;
 pub mod sampler;
 
 pub use error::{Error, Result, ShapeMismatch, TypeMismatch, WeightsMismatch};
+pub use precision::Precision;
 pub use progress::Stage;

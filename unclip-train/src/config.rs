@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use unclip_core::Error as CoreError;
+use unclip_core::{Error as CoreError, Precision};
 
 use crate::{
     Error, Result,
@@ -59,6 +59,10 @@ pub struct TrainingConfig {
     /// batch either way.
     #[serde(default)]
     pub part: Option<usize>,
+    /// The type that the network computes in, forward and backward. Weights, their average, the optimiser's moments,
+    /// the loss and what is summed over a batch are 32 bits wide whatever this says.
+    #[serde(default)]
+    pub precision: Precision,
     /// The learning rate.
     pub rate: RateConfig,
     /// The optimiser.

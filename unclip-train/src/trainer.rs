@@ -224,6 +224,9 @@ impl<T: Task> Run<T> {
         checkpoints.clean()?;
         let mut source = config.data.open(config.seed, 0, 1)?;
         let mut model = task.init(config.seed, opened.is_none(), device)?;
+        if let Some(dtype) = config.training.precision.activations(device) {
+            model = T::compute_in(model, dtype);
+        }
         let mut optimizer = Optimizer::new(config.training.optimizer);
         let (mut step, mut seen, mut last) = (0, 0, None);
         let average = match opened {

@@ -9,7 +9,7 @@ use std::path::Path;
 use burn::{
     module::{Initializer, Module, Param},
     optim::{GradientsAccumulator, GradientsParams},
-    tensor::{Device, Tensor},
+    tensor::{Device, FloatDType, Tensor},
 };
 use image::RgbImage;
 use serde::{Deserialize, Serialize};
@@ -225,6 +225,11 @@ impl Task for ClipTask {
             _ if name.starts_with("text.") => tower(name, shape, self.text.width, self.text.layers),
             _ => tower(name, shape, self.vision.width, self.vision.layers),
         }))
+    }
+
+    fn compute_in(model: ClipModel, dtype: FloatDType) -> ClipModel {
+        let ClipModel { text, vision, .. } = model;
+        ClipModel { text: text.compute_in(dtype), vision: vision.compute_in(dtype), ..model }
     }
 
     fn gradients(&self, model: &ClipModel, batch: &Batch<'_>) -> Result<Gradients> {

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use burn::{
     module::Module,
-    tensor::{Device, Tensor, TensorData},
+    tensor::{Device, FloatDType, Tensor, TensorData},
 };
 use image::RgbImage;
 use serde::{Deserialize, Serialize};
@@ -305,6 +305,10 @@ impl Task for DecoderTask {
             mask: self.network.init_mask_channels(device),
         };
         Ok(initialise(model, seed, unet_fill))
+    }
+
+    fn compute_in(model: DecoderModel, dtype: FloatDType) -> DecoderModel {
+        DecoderModel { unet: model.unet.compute_in(dtype), ..model }
     }
 
     fn gradients(&self, model: &DecoderModel, batch: &Batch<'_>) -> Result<Gradients> {

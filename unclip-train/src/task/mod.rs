@@ -10,7 +10,7 @@ use std::path::Path;
 use burn::{
     module::Module,
     optim::{GradientsAccumulator, GradientsParams},
-    tensor::{Device, Tensor},
+    tensor::{Device, FloatDType, Tensor},
 };
 use image::RgbImage;
 use serde_json::Value;
@@ -47,6 +47,9 @@ pub(crate) trait Task {
     /// The network that a run starts from. One that is continued fills it with other weights, so that what is costly
     /// to find out needs to be only where `fresh`.
     fn init(&self, seed: u64, fresh: bool, device: &Device) -> Result<Self::Model>;
+
+    /// The same network with activations of another type.
+    fn compute_in(model: Self::Model, dtype: FloatDType) -> Self::Model;
 
     /// The loss of a batch and its gradients.
     fn gradients(&self, model: &Self::Model, batch: &Batch<'_>) -> Result<Gradients>;

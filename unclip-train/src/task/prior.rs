@@ -7,7 +7,7 @@ use std::path::Path;
 
 use burn::{
     module::Module as _,
-    tensor::{Device, Tensor, TensorData},
+    tensor::{Device, FloatDType, Tensor, TensorData},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -222,6 +222,10 @@ impl Task for PriorTask {
             Tensor::from_data(TensorData::new(mean, shape), device),
             Tensor::from_data(TensorData::new(deviation, shape), device),
         ))
+    }
+
+    fn compute_in(model: Prior, dtype: FloatDType) -> Prior {
+        model.compute_in(dtype)
     }
 
     fn gradients(&self, model: &Prior, batch: &Batch<'_>) -> Result<Gradients> {

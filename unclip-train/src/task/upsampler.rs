@@ -8,7 +8,7 @@ use std::path::Path;
 
 use burn::{
     module::Module,
-    tensor::{Device, Tensor},
+    tensor::{Device, FloatDType, Tensor},
 };
 use image::{RgbImage, imageops};
 use serde::{Deserialize, Serialize};
@@ -213,6 +213,10 @@ impl Task for UpsamplerTask {
     fn init(&self, seed: u64, _fresh: bool, device: &Device) -> Result<UpsamplerModel> {
         let model = UpsamplerModel { unet: self.network.init(device) };
         Ok(initialise(model, seed, unet_fill))
+    }
+
+    fn compute_in(model: UpsamplerModel, dtype: FloatDType) -> UpsamplerModel {
+        UpsamplerModel { unet: model.unet.compute_in(dtype) }
     }
 
     fn gradients(&self, model: &UpsamplerModel, batch: &Batch<'_>) -> Result<Gradients> {

@@ -60,6 +60,36 @@ fn tensors(setup: &Setup, output: &str) -> Vec<(String, Vec<f32>)> {
     weights.names().map(|name| (name.to_owned(), read(name))).collect()
 }
 
+/// How far two lists of numbers are apart, relative to the size of the first.
+fn distance(a: &[f32], b: &[f32]) -> f64 {
+    let square = |x: f32| f64::from(x).powi(2);
+    let apart: f64 = a.iter().zip(b).map(|(a, b)| square(a - b)).sum();
+    (apart / a.iter().map(|&a| square(a)).sum::<f64>()).sqrt()
+}
+
+#[test]
+fn steps_in_16_bits_follow_those_in_32() {
+    let setup = Setup::new();
+    for stage in STAGES {
+        setup.foundation(stage);
+        let run = |precision: &str| {
+            let output = format!("{stage}-{precision}");
+            let mut config = setup.config(stage, &output, 1);
+            config["training"]["precision"] = json!(precision);
+            let losses = train(&config);
+            let moments = tensors(&setup, &output).into_iter();
+            // Adam's first step has the sign of the gradient, so the first moment is what to compare.
+            let moments = moments.filter(|(name, _)| name.starts_with("first_moment."));
+            (losses[0], moments.flat_map(|(_, values)| values).collect::<Vec<f32>>())
+        };
+        let (wide, narrow) = (run("f32"), run("bf16"));
+        let (loss, gradient) = ((wide.0 - narrow.0).abs() / wide.0, distance(&wide.1, &narrow.1));
+        println!("{stage}: loss {loss:.1e}, gradient {gradient:.1e}");
+        assert!(loss < 1e-2, "{stage}: the loss is off by {loss}");
+        assert!((1e-5..5e-2).contains(&gradient), "{stage}: the gradient is off by {gradient}");
+    }
+}
+
 #[test]
 fn a_batch_in_parts_has_the_gradients_of_the_whole() {
     let setup = Setup::new();
@@ -69,7 +99,6 @@ fn a_batch_in_parts_has_the_gradients_of_the_whole() {
             let mut config = setup.config(stage, &output, 1);
             config["training"]["part"] = part;
             config["training"]["gradient_checkpointing"] = json!(checkpointing);
-            // Adam's first step has the sign of the gradient, so the first moment is what to compare.
             let losses = train(&config);
             (losses[0], tensors(&setup, &output))
         };

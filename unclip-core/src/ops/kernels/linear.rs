@@ -9,9 +9,11 @@ use burn::{
 use unclip_kernels::{self as kernels, Epilogue, Format, Input, Size, Values, Weights};
 
 use super::{
-    Floats, activations, contiguous, format, path, permute,
+    Floats, activations, contiguous, format, path,
     record::{Operand, Operation, reach, record},
-    rounded, tensor, typed, values,
+    rounded,
+    stored::Stored,
+    tensor, typed, values,
 };
 use crate::ops::{Activation, LinearInput, Weight, packed::Packed};
 
@@ -123,47 +125,6 @@ pub(in crate::ops) fn activate<const D: usize>(
         stored.like(tensor(out, stored.values.layout().shape().to_vec()))
     });
     Some(record([Some(&operand)], out, || Activated { x: stored.clone(), activation }))
-}
-
-/// Values in the order of their storage, for operations that treat each by itself.
-#[derive(Debug, Clone)]
-struct Stored {
-    /// Contiguous.
-    values: FlexTensor,
-    /// What brings the axes of `values` into their logical order.
-    axes: Vec<usize>,
-}
-
-impl Stored {
-    fn new(x: FlexTensor) -> Self {
-        let identity: Vec<usize> = (0..x.layout().num_dims()).collect();
-        let mut by_stride = identity.clone();
-        by_stride.sort_by_key(|&axis| std::cmp::Reverse(x.layout().strides()[axis]));
-        let sorted = permute(x.clone(), &by_stride);
-        if sorted.is_contiguous() {
-            let mut axes = identity;
-            for (place, &axis) in by_stride.iter().enumerate() {
-                axes[axis] = place;
-            }
-            Self { values: sorted, axes }
-        } else {
-            Self { values: contiguous(x), axes: identity }
-        }
-    }
-
-    /// Values that lie as these do, in their logical order.
-    fn like(&self, values: FlexTensor) -> FlexTensor {
-        permute(values, &self.axes)
-    }
-
-    /// The values of a tensor of the same logical shape, in this order of storage.
-    fn order(&self, x: FlexTensor) -> FlexTensor {
-        let mut stored: Vec<usize> = self.axes.clone();
-        for (axis, &place) in self.axes.iter().enumerate() {
-            stored[place] = axis;
-        }
-        contiguous(permute(x, &stored))
-    }
 }
 
 /// An activation with what it was applied to.

@@ -14,6 +14,7 @@ mod linear;
 mod norm;
 mod picture;
 mod record;
+mod stored;
 
 pub(super) use attention::attention;
 pub(super) use conv::conv2d;
@@ -75,7 +76,9 @@ fn tensor<E: Value>(values: Vec<E>, shape: impl Into<Vec<usize>>) -> FlexTensor 
 /// A tensor of type `dtype` from contiguous values, rounded where it has 16 bits.
 fn rounded(values: Vec<f32>, dtype: DType, shape: impl Into<Vec<usize>>) -> FlexTensor {
     fn narrow<E: Value>(values: &[f32]) -> Vec<E> {
-        values.iter().map(|&value| <E as unclip_kernels::Element>::narrow(value)).collect()
+        let mut out = bytemuck::zeroed_vec::<E>(values.len());
+        unclip_kernels::narrow(path(), values, &mut out);
+        out
     }
     match dtype {
         DType::BF16 => tensor(narrow::<bf16>(&values), shape),

@@ -2,6 +2,9 @@
 //!
 //! An operation is computed on the operands' values alone. Where one of them records, [`record`] adds a step to Burn's
 //! graph, which holds an [`Operation`]: what the backward pass has to read.
+//!
+//! A tensor that several operations read has the sum of their gradients. Burn would take it in the logical order of the
+//! axes, value by value where these have 16 bits, and leave it so; see [`Gathered`](recorded::Gathered).
 
 use std::fmt::Debug;
 
@@ -47,12 +50,17 @@ pub(super) trait Operation<const N: usize>: Debug + Clone + Send + 'static {
 
 #[cfg(any(feature = "autodiff", test))]
 mod recorded {
-    use std::marker::PhantomData;
+    use std::{
+        collections::HashMap,
+        marker::PhantomData,
+        sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
+    };
 
     use burn::{
         backend::{
             Autodiff, BackendTypes, Flex,
             autodiff::{
+                NodeId,
                 checkpoint::{
                     base::Checkpointer,
                     strategy::{BalancedCheckpointing, CheckpointStrategy, NoCheckpointing},
@@ -65,7 +73,10 @@ mod recorded {
         tensor::{Float, Tensor},
     };
 
-    use super::{Operand, Operation};
+    use super::{
+        super::{rounded, stored},
+        Operand, Operation,
+    };
 
     type Recorded = <Autodiff<Flex> as BackendTypes>::FloatTensorPrimitive;
 
@@ -126,13 +137,24 @@ mod recorded {
         output: FlexTensor,
         operation: impl FnOnce() -> O,
     ) -> Recorded {
-        let guards = operands.map(|operand| match operand.and_then(|o| o.node.as_ref()) {
+        let nodes = operands.map(|operand| operand.and_then(|operand| operand.node.as_ref()));
+        let guards = nodes.map(|node| match node {
             Some(node) => node.tensor.node(),
             // A constant, or an operand that there is none of: gradients stop here.
             None => Recorded::new(output.clone()).node(),
         });
         match Step::<O>(PhantomData).prepare::<C>(guards).compute_bound().stateful() {
-            OpsKind::Tracked(prepared) => prepared.finish(operation(), output),
+            OpsKind::Tracked(prepared) => {
+                let state = State {
+                    operation: operation(),
+                    own: Arc::default(),
+                    of: nodes.map(|node| node.and_then(|node| Gathered::of(node.tensor.id()))),
+                };
+                let own = state.own.clone();
+                let output = prepared.finish(state, output);
+                own.belongs_to(output.id());
+                output
+            }
             OpsKind::UnTracked(prepared) => prepared.finish(output),
         }
     }
@@ -141,22 +163,96 @@ mod recorded {
     #[derive(Debug)]
     struct Step<O>(PhantomData<O>);
 
+    /// What its backward pass reads.
+    #[derive(Debug, Clone)]
+    struct State<O, const N: usize> {
+        operation: O,
+        own: Arc<Gathered>,
+        /// Where the gradients of operands go that are such steps' outputs.
+        of: [Option<Arc<Gathered>>; N],
+    }
+
     impl<O: Operation<N>, const N: usize> Backward<Flex, N> for Step<O> {
-        type State = O;
+        type State = State<O, N>;
 
         fn backward(
             self,
-            ops: Ops<O, N>,
+            ops: Ops<State<O, N>, N>,
             gradients: &mut Gradients,
             _checkpointer: &mut Checkpointer,
         ) {
-            let gradient = gradients.consume::<Flex>(&ops.node);
+            let State { operation, own, of } = ops.state;
+            let gradient = own.with(gradients.consume::<Flex>(&ops.node));
             let wanted = ops.parents.each_ref().map(Option::is_some);
-            let found = ops.state.backward(gradient, wanted);
-            for (parent, gradient) in ops.parents.into_iter().zip(found) {
-                if let (Some(parent), Some(gradient)) = (parent, gradient) {
+            let found = operation.backward(gradient, wanted);
+            for ((parent, gradient), gathered) in ops.parents.into_iter().zip(found).zip(of) {
+                let (Some(parent), Some(gradient)) = (parent, gradient) else { continue };
+                let registered = match gathered {
+                    Some(gathered) => gathered.add(gradient),
+                    None => Some(gradient),
+                };
+                if let Some(gradient) = registered {
                     gradients.register::<Flex>(parent.id, gradient);
                 }
+            }
+        }
+    }
+
+    /// The gradient of a step's output, as far as it comes from other steps of this module: they add to it here, by the
+    /// kernels and as it lies, and tell Burn a single zero in its place.
+    #[derive(Debug, Default)]
+    pub(super) struct Gathered {
+        sum: Mutex<Option<FlexTensor>>,
+        id: OnceLock<NodeId>,
+    }
+
+    /// What gathers for which node, as long as its step lives.
+    static GATHERING: LazyLock<Mutex<HashMap<NodeId, Weak<Gathered>>>> =
+        LazyLock::new(Mutex::default);
+
+    /// The lock's content; a panic elsewhere leaves nothing half-done behind these locks.
+    fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+        mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    impl Gathered {
+        /// What gathers for a node, where a step of this module made it.
+        fn of(node: NodeId) -> Option<Arc<Self>> {
+            locked(&GATHERING).get(&node)?.upgrade()
+        }
+
+        fn belongs_to(self: &Arc<Self>, node: NodeId) {
+            self.id.get_or_init(|| node);
+            locked(&GATHERING).insert(node, Arc::downgrade(self));
+        }
+
+        /// Adds a gradient. The first leaves something to register, so that Burn knows of the tensor's having one.
+        fn add(&self, gradient: FlexTensor) -> Option<FlexTensor> {
+            let mut sum = locked(&self.sum);
+            let Some(before) = sum.take() else {
+                let zero =
+                    rounded(vec![0.0], gradient.dtype(), vec![1; gradient.layout().num_dims()]);
+                *sum = Some(gradient);
+                return Some(zero);
+            };
+            *sum = Some(stored::sum(before, gradient));
+            None
+        }
+
+        /// The whole gradient, given what Burn was told.
+        fn with(&self, registered: FlexTensor) -> FlexTensor {
+            match locked(&self.sum).take() {
+                None => registered,
+                Some(sum) if sum.layout().shape() != registered.layout().shape() => sum,
+                Some(sum) => stored::sum(sum, registered),
+            }
+        }
+    }
+
+    impl Drop for Gathered {
+        fn drop(&mut self) {
+            if let Some(id) = self.id.get() {
+                locked(&GATHERING).remove(id);
             }
         }
     }

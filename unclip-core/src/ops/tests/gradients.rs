@@ -243,6 +243,42 @@ proptest! {
         let found = backward(avg_pool_2x2(doubled));
         compare!(BOUND, found, expected, ("the left", ours.0, burns.0), ("the right", ours.1, burns.1));
     }
+
+    #[test]
+    fn of_what_several_operations_read(
+        shape in (1usize..3, 1usize..9, 1usize..5, 1usize..5),
+        readers in 1usize..8,
+    ) {
+        let (batch, channels, height, width) = shape;
+        let [a, b] = [(); 2].map(|()| random([batch, channels, height, width]));
+        let leaves = || (leaf(&a), leaf(&b));
+        // Some of the readers are the kernels', some are Burn's; the sum is read again.
+        let sum = |y: Tensor<4>, double: fn(Tensor<4>) -> Tensor<4>, plus: fn(Tensor<4>, Tensor<4>) -> Tensor<4>| {
+            let mut terms = Vec::new();
+            if readers & 1 > 0 {
+                terms.push(double(y.clone()));
+            }
+            if readers & 2 > 0 {
+                terms.push(double(plus(y.clone(), y.clone())));
+            }
+            if readers & 4 > 0 {
+                terms.push(double(y * 0.3).square());
+            }
+            terms.into_iter().reduce(plus).expect("one reader")
+        };
+        let double = |x: Tensor<4>| {
+            let [_, _, height, width] = x.dims();
+            let options = InterpolateOptions::new(InterpolateMode::Nearest)
+                .with_output_size([2 * height, 2 * width]);
+            module::interpolate(x, options)
+        };
+
+        let burns = leaves();
+        let expected = backward(sum(burns.0.clone() + burns.1.clone(), double, |a, b| a + b));
+        let ours = leaves();
+        let found = backward(sum(add(ours.0.clone(), ours.1.clone()), upsample_nearest_2x, add));
+        compare!(BOUND, found, expected, ("the left", ours.0, burns.0), ("the right", ours.1, burns.1));
+    }
 }
 
 /// Were it otherwise, the comparisons above would be of Burn with itself.
