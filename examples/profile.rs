@@ -29,9 +29,9 @@ struct Arguments {
     /// The type that weights are held in; as the files hold them by default.
     #[arg(long, value_enum)]
     weights: Option<Weights>,
-    /// The type that the networks compute in.
-    #[arg(long, value_enum, default_value_t = Compute::F32)]
-    precision: Compute,
+    /// The type that the networks compute in: f32, bf16 or auto.
+    #[arg(long, default_value = "f32")]
+    precision: Precision,
     /// Keep one stage in memory at a time.
     #[arg(long)]
     one_stage: bool,
@@ -53,25 +53,13 @@ enum Weights {
     Bf16,
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum Compute {
-    F32,
-    Bf16,
-    Auto,
-}
-
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     let start = Instant::now();
-    let precision = match arguments.precision {
-        Compute::F32 => Precision::F32,
-        Compute::Bf16 => Precision::Bf16,
-        Compute::Auto => Precision::Auto,
-    };
     let mut builder = Pipeline::builder()
         .model_dir(&arguments.model)
         .device(&arguments.device)?
-        .precision(precision);
+        .precision(arguments.precision);
     if let Some(variant) = &arguments.variant {
         builder = builder.variant(variant);
     }

@@ -1,9 +1,11 @@
 //! In which type networks compute.
 
+use std::str::FromStr;
+
 use burn::tensor::{Device, FloatDType};
 use serde::{Deserialize, Serialize};
 
-use crate::device::multiplies_bf16;
+use crate::{Error, device::multiplies_bf16};
 
 /// In which type a network computes, when pictures are drawn and when it is trained.
 ///
@@ -33,6 +35,20 @@ impl Precision {
     }
 }
 
+/// From `f32`, `bf16` or `auto`.
+impl FromStr for Precision {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self, Error> {
+        match name {
+            "f32" => Ok(Self::F32),
+            "bf16" => Ok(Self::Bf16),
+            "auto" => Ok(Self::Auto),
+            _ => Err(Error::invalid("precision", name, "f32, bf16 or auto")),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -43,6 +59,16 @@ mod tests {
         let expected = multiplies_bf16(&device).then_some(FloatDType::BF16);
         assert_eq!(Precision::Auto.activations(&device), expected);
         assert_eq!(Precision::F32.activations(&device), None);
+    }
+
+    #[test]
+    fn names_are_those_of_configurations() {
+        for name in ["f32", "bf16", "auto"] {
+            let precision: Precision = name.parse().expect("a known name");
+            assert_eq!(serde_json::to_value(precision).expect("JSON"), name);
+        }
+        let error = "f16".parse::<Precision>().expect_err("not a precision");
+        assert!(error.to_string().contains("f32, bf16 or auto"), "{error}");
     }
 
     #[test]
