@@ -238,6 +238,9 @@ impl<T: Element> PixelRow<'_, T> {
     /// Stages the row as seen from the region's columns; `pixel` values to a pixel.
     #[inline(always)]
     fn stage<S: Compute>(&self, pixel: usize, staged: &mut [S]) {
+        if self.grid == Grid::Resampled(Resample::Keep) {
+            return self.stage_kept(pixel, staged);
+        }
         let channels = self.region.channels.len();
         let mut before = None;
         for column in 0..self.region.columns {
@@ -262,6 +265,36 @@ impl<T: Element> PixelRow<'_, T> {
                 padding.fill(S::default());
             }
             before = source;
+        }
+    }
+
+    /// [`stage`](Self::stage) where every column is one of the input's or lies outside of it.
+    #[inline(always)]
+    fn stage_kept<S: Compute>(&self, pixel: usize, staged: &mut [S]) {
+        let &Region { origin: [_, origin], step, columns, depth, ref channels, .. } = self.region;
+        let (outside, skipped) = (origin.min(0).unsigned_abs(), origin.max(0).unsigned_abs());
+        let first = outside.div_ceil(step).min(columns);
+        let end = (self.width + outside).saturating_sub(skipped).div_ceil(step);
+        let end = end.clamp(first, columns);
+        staged[..first * pixel].fill(S::default());
+        staged[end * pixel..].fill(S::default());
+        if first == end {
+            return;
+        }
+        let column = skipped + first * step - outside;
+        let start =
+            ((self.image * self.input.size.height + self.row) * self.width + column) * depth;
+        let sources = &self.input.values[start..][..((end - first - 1) * step + 1) * depth];
+        let staged = &mut staged[first * pixel..end * pixel];
+        if sources.len() == staged.len() && pixel == depth && self.input.scale_shift.is_none() {
+            return mean([sources], None, self.input.silu, staged);
+        }
+        for (staged, source) in
+            staged.chunks_exact_mut(pixel).zip(sources.chunks_exact(depth).step_by(step))
+        {
+            let (values, padding) = staged.split_at_mut(channels.len());
+            self.apply([&source[channels.clone()]], values);
+            padding.fill(S::default());
         }
     }
 
@@ -378,6 +411,34 @@ mod tests {
     fn what_lies_outside_of_the_picture_is_zero() {
         let expected = [0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 4.0, 5.0, 0.0, 0.0, 0.0];
         assert_eq!(staged(Resample::Keep, [-1, -1], 4, 3), expected);
+    }
+
+    #[test]
+    fn a_region_may_lie_to_either_side_of_the_picture() {
+        for origin in [-9, -3, 4, 9] {
+            assert_eq!(staged(Resample::Keep, [0, origin], 1, 3), [0.0; 3], "{origin}");
+        }
+        assert_eq!(staged(Resample::Keep, [1, 3], 1, 2), [7.0, 0.0]);
+        assert_eq!(staged(Resample::Keep, [0, -2], 1, 8), [0.0, 0.0, 0.0, 1.0, 2.0, 3.0, 0.0, 0.0]);
+    }
+
+    #[test]
+    fn steps_skip_columns_from_the_padding_on() {
+        let values: Vec<f32> = (0..12u8).map(f32::from).collect();
+        // Six columns of two channels, of which the second is staged.
+        let input = Input::new(&values, Size::new(1, 1, 6));
+        let region = Region {
+            images: 0..1,
+            origin: [0, -1],
+            step: 2,
+            rows: 1,
+            columns: 5,
+            channels: 1..2,
+            depth: 2,
+        };
+        let mut staged = [f32::NAN; 5];
+        stage(Path::best(), &input, Grid::Resampled(Resample::Keep), &region, &mut staged);
+        assert_eq!(staged, [0.0, 3.0, 7.0, 11.0, 0.0]);
     }
 
     #[test]

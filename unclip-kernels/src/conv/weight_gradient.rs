@@ -1,10 +1,10 @@
 //! The gradient of a convolution's weights: a product whose depth is the pixels.
 //!
 //! For each tap, `gradient[tap][channel in][channel out]` sums, over all pixels of the output, the input pixel under
-//! that tap times the output's gradient. Both are staged strip by strip, the input once for each column of the kernel
-//! and, with a stride, for each remainder of the row: in each of these pictures, neighbours are what neighbouring
-//! output pixels see, and a row of the kernel is a distance. (Sharing one picture between the columns of the kernel
-//! would stage less, but then most rows of tiles would straddle two cache lines.)
+//! that tap times the output's gradient. Both are staged strip by strip, the input in a picture for each column of the
+//! kernel and, with a stride, for each remainder of the row: in each of these pictures, neighbours are what neighbouring
+//! output pixels see, and a row of the kernel is a distance. (With one picture for all columns of the kernel most rows of
+//! tiles would straddle two cache lines.)
 //!
 //! Tasks own a block of channels in × channels out. Where there are few blocks, the pixels are cut too, and the parts
 //! are added in their order; the cut follows from the shapes alone.
@@ -13,6 +13,7 @@ use std::ops::Range;
 
 use super::Conv;
 use crate::{
+    aligned::Aligned,
     cpu::Path,
     element::Element,
     gemm::{Block, CHUNK, CTile, Compute, Depthwise, Panels, Staged, Step, TILE, Unit},
@@ -129,8 +130,6 @@ struct Layout {
     pitch: usize,
     /// How much further than its first row the window of an output pixel reaches, in strides.
     span: usize,
-    /// Remainders of a row by the stride that the kernel meets.
-    phases: usize,
     /// From one picture of the strip to the next in the staged input.
     input: usize,
     /// And in the staged gradient.
@@ -206,13 +205,12 @@ impl<T: Element, U: Element> Job<'_, T, U> {
         let Conv { kernel, stride, .. } = *self.conv;
         let span = (kernel - 1) / stride;
         let pitch = self.gradient.size.width;
-        let phases = kernel.min(stride);
         Layout {
             rows,
             pitch,
             span,
-            phases,
-            input: phases * kernel * (rows + span) * pitch,
+            // A picture for each column of the kernel and each remainder of a row by the stride that it meets.
+            input: kernel.min(stride) * kernel * (rows + span) * pitch,
             gradient: (rows * pitch).next_multiple_of(S::UNIT),
         }
     }
@@ -230,30 +228,11 @@ impl<T: Element, U: Element> Job<'_, T, U> {
         let pixel = S::pixel(self.depth.len());
         let len = images.len() * layout.input;
         let staged = scratch.rows.set_len((len + slack).next_multiple_of(CHUNK) * pixel + TILE);
-        let stride = self.conv.stride;
-        let grid = Grid::Resampled(self.conv.resample);
-        let mut at = 0;
-        for image in images.clone() {
-            for plane in 0..layout.phases * self.conv.kernel {
-                let (phase, column) = (plane / self.conv.kernel, plane % self.conv.kernel);
-                let origin = |start: usize| {
-                    0isize.saturating_sub_unsigned(self.conv.padding).saturating_add_unsigned(start)
-                };
-                let region = Region {
-                    images: image..image + 1,
-                    origin: [origin(rows.start * stride + phase), origin(column)],
-                    step: stride,
-                    rows: layout.rows + layout.span,
-                    columns: layout.pitch,
-                    channels: self.depth.clone(),
-                    depth: self.channels[0],
-                };
-                let end = at + region.len::<S>();
-                stage(self.path, self.input, grid, &region, &mut staged[at..end]);
-                at = end;
-            }
+        for (at, image) in images.clone().enumerate() {
+            let planes = &mut staged[at * layout.input * pixel..][..layout.input * pixel];
+            self.stage_planes(image, rows, layout, pixel, planes, &mut scratch.gradient);
         }
-        staged[at..].fill(S::default());
+        staged[len * pixel..].fill(S::default());
         let (row_stride, depth_stride) =
             S::by_depth(self.path, &mut scratch.rows, pixel, self.depth.len(), &mut scratch.staged);
 
@@ -299,6 +278,55 @@ impl<T: Element, U: Element> Job<'_, T, U> {
         }
     }
 
+    /// Stages what one picture shows to each column of the kernel, and each remainder of a row.
+    ///
+    /// Columns of the kernel that lie a stride apart see the same, shifted: it is staged once, in `shared`, and copied.
+    fn stage_planes<S: Depthwise>(
+        &self,
+        image: usize,
+        rows: &Range<usize>,
+        layout: &Layout,
+        pixel: usize,
+        planes: &mut [S],
+        shared: &mut Aligned<S>,
+    ) {
+        let Conv { kernel, stride, padding, resample } = *self.conv;
+        let plane_rows = layout.rows + layout.span;
+        let plane_len = plane_rows * layout.pitch * pixel;
+        let origin =
+            |start: usize| 0isize.saturating_sub_unsigned(padding).saturating_add_unsigned(start);
+        for (phase, planes) in planes.chunks_exact_mut(kernel * plane_len).enumerate() {
+            for first in 0..kernel.min(stride) {
+                let shifts = (kernel - 1 - first) / stride;
+                let region = Region {
+                    images: image..image + 1,
+                    origin: [origin(rows.start * stride + phase), origin(first)],
+                    step: stride,
+                    rows: plane_rows,
+                    columns: layout.pitch + shifts,
+                    channels: self.depth.clone(),
+                    depth: self.channels[0],
+                };
+                let grid = Grid::Resampled(resample);
+                if shifts == 0 {
+                    let plane = &mut planes[first * plane_len..][..plane_len];
+                    stage(self.path, self.input, grid, &region, plane);
+                    continue;
+                }
+                let shared = shared.set_len(region.len::<S>());
+                stage(self.path, self.input, grid, &region, shared);
+                let row_len = layout.pitch * pixel;
+                for shift in 0..=shifts {
+                    let plane = &mut planes[(first + shift * stride) * plane_len..][..plane_len];
+                    let rows = shared.chunks_exact(row_len + shifts * pixel);
+                    for (plane, row) in plane.chunks_exact_mut(row_len).zip(rows) {
+                        plane.copy_from_slice(&row[shift * pixel..][..row_len]);
+                    }
+                }
+            }
+        }
+    }
+
     /// The steps of `tap` through all pictures of a strip.
     fn steps<S: Depthwise>(
         &self,
@@ -326,23 +354,27 @@ impl<T: Element, U: Element> Job<'_, T, U> {
     fn write<S: Compute>(&self, sums: &[CTile], output: &Shared<'_, f32>) {
         let [taps, pairs, blocks] = self.slots::<S>();
         let panels = self.columns.len().div_ceil(TILE);
-        for (at, column) in self.columns.clone().enumerate() {
-            let (panel, lane) = (at / TILE, at % TILE);
-            let (block, panel) = (panel / S::WIDTH, panel % S::WIDTH);
+        parallel::for_each(panels, |panel| {
+            let (block, at) = (panel / S::WIDTH, panel % S::WIDTH);
             let width = S::WIDTH.min(panels - block * S::WIDTH);
-            let start = column * self.channels[0];
-            let range = (start + self.depth.start) * taps..(start + self.depth.end) * taps;
-            // SAFETY: regions share no pair of channels, and only this task writes those of its own.
-            let output = unsafe { output.slice(range) };
-            for (channel, output) in output.chunks_exact_mut(taps).enumerate() {
-                let (pair, half) = (channel / (2 * TILE), channel / TILE % 2);
-                for (tap, output) in output.iter_mut().enumerate() {
-                    let slot = (tap * pairs + pair) * blocks + block;
-                    let tile = &sums[slot * 2 * S::WIDTH + half * width + panel];
-                    *output = tile.0[channel % TILE][lane];
+            let columns = self.columns.start + panel * TILE..self.columns.end;
+            for (lane, column) in columns.take(TILE).enumerate() {
+                let start = column * self.channels[0];
+                let range = (start + self.depth.start) * taps..(start + self.depth.end) * taps;
+                // SAFETY: regions share no pair of channels, nor do panels a column, and only this task writes those of
+                // its own.
+                let output = unsafe { output.slice(range) };
+                for (tile, output) in output.chunks_mut(TILE * taps).enumerate() {
+                    for tap in 0..taps {
+                        let slot = (tap * pairs + tile / 2) * blocks + block;
+                        let tile = &sums[slot * 2 * S::WIDTH + tile % 2 * width + at];
+                        for (output, row) in output.chunks_exact_mut(taps).zip(&tile.0) {
+                            output[tap] = row[lane];
+                        }
+                    }
                 }
             }
-        }
+        });
     }
 }
 

@@ -14,10 +14,13 @@ pub(crate) const ROUNDING: f64 = 2e-6;
 pub(crate) fn shapes() -> impl Strategy<Value = Shape> {
     let batch = prop_oneof![Just(1usize), Just(3)];
     let channels = || prop_oneof![Just(1usize), 2..50usize, Just(64)];
-    (batch, 1..12usize, 1..36usize, channels(), channels(), 0..4usize).prop_map(
+    (batch, 1..12usize, 1..36usize, channels(), channels(), 0..6usize).prop_map(
         |(batch, height, width, channels_in, channels_out, kind)| {
-            let (kernel, stride, padding) = [(3, 1, 1), (3, 2, 1), (1, 1, 0), (2, 1, 1)][kind];
-            let input = Size::new(batch, height, width);
+            let (kernel, stride, padding) =
+                [(3, 1, 1), (3, 2, 1), (1, 1, 0), (2, 1, 1), (2, 2, 0), (4, 4, 0)][kind];
+            // Without padding a picture has at least one window.
+            let least = if padding == 0 { kernel } else { 1 };
+            let input = Size::new(batch, height.max(least), width.max(least));
             Shape { input, channels_in, channels_out, kernel, stride, padding }
         },
     )
