@@ -5,6 +5,7 @@
 //! is a convolution with [transposed weights](Weights::conv_transposed).
 
 mod forward;
+mod patches;
 mod plan;
 mod weight_gradient;
 
@@ -17,6 +18,7 @@ use crate::{
     pack::{Data, Format, Weights},
     stage::{Grid, Input, Resample, Size},
 };
+use patches::Patches;
 
 /// A convolution with a square kernel, equal stride and equal padding on both axes, channels last.
 ///
@@ -128,6 +130,9 @@ impl Conv {
         output: &mut [U],
     ) {
         self.check(weights);
+        if let Some(patches) = Patches::of_input(self, &input, weights.channels_in()) {
+            return patches.forward(path, weights, &input, epilogue, output);
+        }
         let geometry = Geometry {
             grid: Grid::Resampled(self.resample),
             origin: 0isize.saturating_sub_unsigned(self.padding),
@@ -166,6 +171,10 @@ impl Conv {
             "the gradient is of {:?}, an input of {input:?} leads to {expected:?}",
             gradient.size
         );
+        let kept = self.resample(Resample::Keep);
+        if let Some(patches) = Patches::new(&kept, input, transposed.channels_out()) {
+            return patches.input_gradient(path, transposed, gradient, output);
+        }
         let reach = self.kernel - 1;
         let geometry = Geometry {
             grid: if self.stride == 1 {
@@ -206,6 +215,10 @@ impl Conv {
             gradient.size,
             input.size
         );
+        let channels = input.values.len() / input.size.pixels().max(1);
+        if let Some(patches) = Patches::of_input(self, &input, channels) {
+            return patches.weight_gradient(path, format, &input, gradient, output);
+        }
         match format {
             Format::F32 => weight_gradient::run::<f32, _, _>(path, self, &input, &gradient, output),
             Format::Bf16 => {
