@@ -45,7 +45,10 @@ impl Progress<'_> {
         self.preview_tensor().map(|clean| {
             unclip_core::image::to_images(clean)?
                 .into_iter()
-                .map(|picture| Ok(self.inner.release(picture, None, Verdict::allow())?.0))
+                .map(|picture| {
+                    let nothing = Verdict::allow;
+                    Ok(self.inner.release(picture, None, nothing(), nothing())?.0)
+                })
                 .collect()
         })
     }

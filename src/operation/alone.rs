@@ -175,10 +175,11 @@ impl Pipeline {
         let small = unclip_core::image::to_tensor(&fitted, &inner.reading.device)?;
         let painted = run.enlarge_all(small, painting, plan)?;
         let painted = run.finished_pictures(painted, plan)?;
+        let finished = run.judge_finished(&painted, None)?;
         painted
             .into_iter()
-            .zip(verdicts)
-            .map(|(picture, verdict)| run.release(picture, None, verdict))
+            .zip(verdicts.into_iter().zip(finished))
+            .map(|(picture, (before, finished))| run.release(picture, None, before, finished))
             .collect()
     }
 }

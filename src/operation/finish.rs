@@ -39,14 +39,16 @@ impl Run<'_> {
         Ok(pictures)
     }
 
-    /// Asks the filter about a finished picture, does as it says, and puts the marks on.
+    /// Asks the filter about a finished picture, does as it says, and puts the marks on. What was said `before` it was
+    /// painted is kept beside it; what was said of its embedding when `finished` counts as well.
     pub(super) fn release(
         &mut self,
         picture: RgbImage,
         caption: Option<&str>,
         before: Verdict,
+        finished: Verdict,
     ) -> Result<(RgbImage, Verdict)> {
-        let (picture, verdict, warning) = self.inner.release(picture, caption, before)?;
+        let (picture, verdict, warning) = self.inner.release(picture, caption, before, finished)?;
         if let Some(warning) = warning
             && !self.warnings.contains(&warning)
         {
@@ -64,8 +66,10 @@ impl Inner {
         mut picture: RgbImage,
         caption: Option<&str>,
         before: Verdict,
+        finished: Verdict,
     ) -> Result<(RgbImage, Verdict, Option<Warning>)> {
         let output = self.filter.check_output(&Output::new(&picture).caption(caption));
+        let output = output.and(finished);
         let action = output.action;
         let verdict = before.and(output);
         match action {

@@ -82,14 +82,17 @@ impl Pipeline {
             false => None,
         };
 
+        let finished = run.judge_finished(&painted, Some(&conditions))?;
+
         let width = host.shape[1];
         let mut images = Vec::with_capacity(pictures);
-        for (k, picture) in painted.into_iter().enumerate() {
+        for (k, (picture, finished)) in painted.into_iter().zip(finished).enumerate() {
             let caption = source(k);
             let (picture, verdict) = run.release(
                 picture,
                 request.captions.get(caption).map(String::as_str),
                 verdicts[caption].clone().and(joint[k].clone()),
+                finished,
             )?;
             let seed = seed.wrapping_add(k as u64);
             images.push(GeneratedImage {

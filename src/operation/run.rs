@@ -142,10 +142,35 @@ impl Run<'_> {
         pictures: &HostTensor,
         conditions: Option<&Conditions>,
     ) -> Result<Vec<Verdict>> {
-        let (count, width) = (pictures.shape[0], pictures.shape[1]);
         if !self.inner.filter.wants_embeddings() {
-            return Ok(vec![Verdict::allow(); count]);
+            return Ok(vec![Verdict::allow(); pictures.shape[0]]);
         }
+        self.judge_pairs(pictures, conditions, false)?.into_iter().map(passed).collect()
+    }
+
+    /// Asks the filter about finished pictures as CLIP sees them, each together with its caption, where the filter wants
+    /// embeddings and the model has an image encoder: what was painted may show more than the caption and the picture it
+    /// was made from.
+    pub(super) fn judge_finished(
+        &mut self,
+        pictures: &[RgbImage],
+        conditions: Option<&Conditions>,
+    ) -> Result<Vec<Verdict>> {
+        if !self.inner.filter.wants_embeddings() || self.inner.specs.image.is_none() {
+            return Ok(vec![Verdict::allow(); pictures.len()]);
+        }
+        let seen = HostTensor::read(&self.embed_images("checking pictures", pictures)?)?;
+        self.judge_pairs(&seen, conditions, true)
+    }
+
+    /// What the filter says of each row of `pictures` together with its caption.
+    fn judge_pairs(
+        &self,
+        pictures: &HostTensor,
+        conditions: Option<&Conditions>,
+        finished: bool,
+    ) -> Result<Vec<Verdict>> {
+        let width = pictures.shape[1];
         let captions = match conditions {
             Some(conditions) => Some((
                 HostTensor::read(&conditions.text.embedding)?.values,
@@ -154,7 +179,7 @@ impl Run<'_> {
             )),
             None => None,
         };
-        pictures
+        let judged = pictures
             .values
             .chunks_exact(width)
             .enumerate()
@@ -166,9 +191,11 @@ impl Run<'_> {
                     }
                     None => Embedded::picture(picture),
                 };
-                passed(self.inner.filter.check_embedded(&embedded))
+                let embedded = if finished { embedded.finished() } else { embedded };
+                self.inner.filter.check_embedded(&embedded)
             })
-            .collect()
+            .collect();
+        Ok(judged)
     }
 }
 

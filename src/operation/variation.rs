@@ -76,13 +76,14 @@ impl Pipeline {
         let embedded = run.judge_picture_embeddings(&host, None)?;
         let painted = run.paint(&embeddings, &conditions, &request.painting, plan, &mut noise)?;
         let painted = run.finished_pictures(painted, plan)?;
+        let finished = run.judge_finished(&painted, None)?;
 
         let width = host.shape[1];
         let mut images = Vec::with_capacity(count);
-        for (k, picture) in painted.into_iter().enumerate() {
+        for (k, (picture, finished)) in painted.into_iter().zip(finished).enumerate() {
             let source = k / request.images_per_picture;
             let before = verdicts[source].clone().and(embedded[k].clone());
-            let (picture, verdict) = run.release(picture, None, before)?;
+            let (picture, verdict) = run.release(picture, None, before, finished)?;
             let seed = seed.wrapping_add(k as u64);
             images.push(GeneratedImage {
                 picture,

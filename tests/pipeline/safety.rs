@@ -6,7 +6,7 @@ use std::{
 };
 
 use unclip::{
-    Error,
+    Error, VariationRequest,
     safety::{
         Action, AuditEntry, Category, Concepts, Embedded, Guard, JsonLines, Outcome, Policy,
         SafetyFilter, Verdict,
@@ -91,6 +91,40 @@ fn embeddings_are_judged_before_anything_is_painted() {
             });
         assert!(matches!(result, Err(Error::Refused(_))), "refused");
         assert_eq!(steps, expected, "the prior's steps, and none of the decoder's");
+    }
+}
+
+#[test]
+fn a_finished_picture_is_judged_together_with_its_caption() {
+    /// Finds fault with finished pictures alone, with a caption or without.
+    #[derive(Debug)]
+    struct Painted {
+        captioned: bool,
+    }
+    impl SafetyFilter for Painted {
+        fn wants_embeddings(&self) -> bool {
+            true
+        }
+        fn check_embedded(&self, embedded: &Embedded<'_>) -> Verdict {
+            let found = embedded.finished && embedded.caption.is_some() == self.captioned;
+            let signal = unclip::safety::Signal::new(Category::Sexual, 0.9, "painted");
+            let signals = found.then_some(signal);
+            Policy::standard().judge(unclip::safety::Subject::Output, signals)
+        }
+    }
+    let whole = builder().unmarked().build().expect("a whole model");
+    let vary = VariationRequest::new().decoder_steps(2).upsample_steps(2);
+    for captioned in [true, false] {
+        let pipeline = whole.with_safety(Painted { captioned });
+        let generated = pipeline.generate(quick("a cat")).expect("withheld at most");
+        let varied = pipeline.variations(&[generated.images[0].picture.clone()], &vary);
+        let varied = varied.expect("withheld at most");
+        for (made, withheld) in [(generated, captioned), (varied, !captioned)] {
+            let image = &made.images[0];
+            assert_eq!(image.verdict.action == Action::Withhold, withheld, "{captioned}");
+            let blank = image.picture.pixels().all(|pixel| pixel.0 == [128; 3]);
+            assert_eq!(blank, withheld, "{captioned}");
+        }
     }
 }
 

@@ -133,7 +133,8 @@ pub trait SafetyFilter: Debug + Send + Sync {
     }
 
     /// Judges embeddings as soon as the pipeline has computed them: of captions and of given pictures before anything
-    /// is painted, of finished pictures where they are encoded anyway.
+    /// is painted, and of each [finished](Embedded::finished) picture together with its caption where the model has an
+    /// image encoder.
     fn check_embedded(&self, embedded: &Embedded<'_>) -> Verdict {
         let _ = embedded;
         Verdict::allow()
