@@ -33,6 +33,7 @@ mod precision;
 mod progress;
 mod request;
 mod resident;
+mod safety_checker;
 mod save;
 
 pub use builder::PipelineBuilder;
@@ -51,6 +52,7 @@ pub use request::{
     VariationRequest,
 };
 pub use resident::Offload;
+pub use safety_checker::{ConceptMargins, SafetyChecker};
 pub use unclip_core::{
     Precision, Stage,
     checkpoint::WeightPrecision,

@@ -263,16 +263,22 @@ fn in_batches<T>(
 /// Both towers' sizes, from the configuration of a `CLIPModel`, whose embedding width is the whole model's whatever the
 /// nested ones say.
 fn read_config(config: &mut ConfigReader) -> Result<(TextConfig, VisionConfig)> {
-    config.only("model_type", &[json!("clip")])?;
-    config.ignore(&["logit_scale_init_value"]);
-    let embedding_width = config.size_or("projection_dim", 512, 1..=16_384)?;
+    let vision = read_vision_config(config)?;
     let mut nested = section(config, "text_config")?;
     let text = TextConfig::read(&mut nested)?;
     nested.finish();
+    Ok((TextConfig { embedding_width: vision.embedding_width, ..text }, vision))
+}
+
+/// The vision tower's sizes alone.
+pub(crate) fn read_vision_config(config: &mut ConfigReader) -> Result<VisionConfig> {
+    config.only("model_type", &[json!("clip")])?;
+    config.ignore(&["logit_scale_init_value"]);
+    let embedding_width = config.size_or("projection_dim", 512, 1..=16_384)?;
     let mut nested = section(config, "vision_config")?;
     let vision = VisionConfig::read(&mut nested)?;
     nested.finish();
-    Ok((TextConfig { embedding_width, ..text }, VisionConfig { embedding_width, ..vision }))
+    Ok(VisionConfig { embedding_width, ..vision })
 }
 
 /// The object under `name`. Files from before 2023 hold `<name>_dict` besides; as in transformers, that and the

@@ -313,6 +313,20 @@ impl VisionConfig {
         Ok(read)
     }
 
+    /// Reads the vision part of the `config.json` of a whole CLIP model in `dir`, whose embedding width is the model's.
+    /// What it says of a text encoder is not looked at: there may be none.
+    ///
+    /// # Errors
+    ///
+    /// [`unclip_core::Error`]: `Io` and `Json` for the file, and as [`read`](Self::read).
+    pub fn open_whole(dir: impl Into<Folder>) -> Result<Self> {
+        let mut config = ConfigReader::open_in(dir, "config.json")?;
+        config.ignore(&["text_config", "text_config_dict"]);
+        let read = crate::clip::read_vision_config(&mut config)?;
+        config.finish();
+        Ok(read)
+    }
+
     /// Reads a configuration of transformers' `CLIPVisionModelWithProjection`. Absent keys have that class's defaults.
     ///
     /// # Errors
