@@ -127,9 +127,12 @@ impl Grid {
     pub(crate) fn extent(self, len: usize) -> usize {
         match self {
             Self::Resampled(Resample::Keep) => len,
-            Self::Resampled(Resample::Double) => 2 * len,
+            Self::Resampled(Resample::Double) => len.saturating_mul(2),
             Self::Resampled(Resample::Halve) => len / 2,
-            Self::Spread(distance) => len.saturating_sub(1) * distance + usize::from(len > 0),
+            Self::Spread(distance) => {
+                let before = len.saturating_sub(1).saturating_mul(distance);
+                before.saturating_add(usize::from(len > 0))
+            }
         }
     }
 

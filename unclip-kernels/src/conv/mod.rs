@@ -104,7 +104,8 @@ impl Conv {
     pub fn output_size(&self, input: Size) -> Size {
         let grid = Grid::Resampled(self.resample);
         let extent = |len: usize| {
-            let room = (grid.extent(len) + 2 * self.padding).checked_sub(self.kernel);
+            let padded = grid.extent(len).saturating_add(self.padding.saturating_mul(2));
+            let room = padded.checked_sub(self.kernel);
             room.map_or(0, |room| room / self.stride + 1)
         };
         Size { batch: input.batch, height: extent(input.height), width: extent(input.width) }

@@ -113,9 +113,14 @@ impl<S: Compute> Block<'_, S> {
                 step.len
             );
             depth += step.len;
-            reach = reach.max(step.offset + (step.len - 1) * depth_stride);
+            reach =
+                reach.max((step.len - 1).saturating_mul(depth_stride).saturating_add(step.offset));
         }
-        let last = starts[0].max(starts[1]) + (TILE - 1) * row_stride + reach;
+        // Sums that no `usize` holds lie past every end.
+        let last = (TILE - 1)
+            .saturating_mul(row_stride)
+            .saturating_add(starts[0].max(starts[1]))
+            .saturating_add(reach);
         assert!(
             self.steps.is_empty() || last < values.len(),
             "the staged operand has {} values, the block reads number {last}",
@@ -123,9 +128,12 @@ impl<S: Compute> Block<'_, S> {
         );
         // A packed row holds one value of 16 columns, or a pair of each.
         let rows = depth / S::PAIR;
-        let end = (width - 1) * self.panels.panel_stride
-            + rows.saturating_sub(1) * self.panels.depth_stride * S::PAIR
-            + TILE * S::PAIR;
+        let end = (width - 1)
+            .saturating_mul(self.panels.panel_stride)
+            .saturating_add(
+                (rows.saturating_sub(1) * S::PAIR).saturating_mul(self.panels.depth_stride),
+            )
+            .saturating_add(TILE * S::PAIR);
         assert!(
             self.steps.is_empty() || end <= self.panels.values.len(),
             "the panels have {} values, the block reads {end}",
@@ -226,5 +234,63 @@ impl Compute for bf16 {
             }
         }
         portable::multiply_bf16(unit.path, block);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::Path;
+
+    /// Two row tiles of 16 rows of four values, and two panels of four rows, of which each part may be shorter.
+    fn multiply(staged: usize, panels: usize, tiles: usize, row_stride: usize) {
+        let (staged, panels) = (vec![1.0f32; staged], vec![1.0f32; panels]);
+        let mut sums = vec![CTile::ZERO; tiles];
+        for path in Path::available() {
+            let block = Block {
+                staged: Staged { values: &staged, starts: [0, 64], row_stride, depth_stride: 1 },
+                panels: Panels {
+                    values: &panels,
+                    panel_stride: 4 * TILE,
+                    depth_stride: TILE,
+                    ahead: 0,
+                },
+                steps: &[Step { offset: 0, len: 4 }],
+                sums: &mut sums,
+                fresh: true,
+            };
+            f32::multiply(&Unit::new(path), block);
+        }
+        assert!(sums.iter().all(|tile| *tile == CTile([[4.0; TILE]; TILE])));
+    }
+
+    #[test]
+    fn a_block_may_use_its_operands_to_the_last_value() {
+        multiply(128, 128, 4, 4);
+    }
+
+    #[test]
+    #[should_panic(expected = "the block reads number 127")]
+    fn a_staged_operand_that_ends_early_is_refused() {
+        multiply(127, 128, 4, 4);
+    }
+
+    #[test]
+    #[should_panic(expected = "the block reads 128")]
+    fn a_panel_that_ends_early_is_refused() {
+        multiply(128, 127, 4, 4);
+    }
+
+    #[test]
+    #[should_panic(expected = "a block takes 2 tiles")]
+    fn more_panels_than_registers_are_refused() {
+        multiply(128, 1000, 8, 4);
+    }
+
+    #[test]
+    #[should_panic(expected = "the staged operand has")]
+    fn a_stride_past_all_addresses_is_refused() {
+        // Fifteen times this is 1 in arithmetic that wraps.
+        multiply(128, 128, 4, usize::MAX / 15 * 14 + 1);
     }
 }

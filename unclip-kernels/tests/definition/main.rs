@@ -3,3 +3,4 @@
 mod forward;
 mod gradients;
 mod reference;
+mod refusals;
