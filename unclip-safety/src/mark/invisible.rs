@@ -4,12 +4,21 @@ use image::RgbImage;
 
 use super::{
     code::{self, PAYLOAD_BYTES},
-    pattern::{AMPLITUDE, BLOCK, FREQUENCIES, PERIOD, Pattern, Plane, SLOTS, TILE, cosines, vote},
+    pattern::{
+        AMPLITUDE, BLOCK, Basis, FREQUENCIES, LARGE_BLOCK, PERIOD, Pattern, Plane, SLOTS, TILE,
+        vote,
+    },
 };
 use crate::{MarkError, Watermark};
 
 /// The name in results and logs.
 const NAME: &str = "invisible";
+/// The least side of a picture that may carry the larger pattern: half of its area still holds a whole tile of it.
+const LARGE_FROM: usize = 192;
+/// A block is even whose marked coefficients are all below this.
+const EVEN: f32 = 6.0;
+/// The share of even blocks from which on a picture is mostly even.
+const MOSTLY: f64 = 0.5;
 
 const _: () = assert!(InvisibleMark::MIN_SIDE as usize == PERIOD, "a picture holds a tile");
 
@@ -35,8 +44,8 @@ impl TryFrom<&[u8]> for Payload {
 
 /// 48 bits in the luminance of a picture, which nobody sees and [`Detector`](super::Detector) reads without the original.
 ///
-/// Every tile of 64 × 64 pixels carries the whole payload under an error-correcting code, as signs of four low
-/// frequencies of each block of 8 × 8. The embedder knows the picture: signs that it already has cost nothing, and bits
+/// Every tile of 64 × 64 pixels, or of 96 × 96 where the picture is mostly even, carries the whole payload under an
+/// error-correcting code, as signs of four low frequencies of each of its 8 × 8 blocks. The embedder knows the picture: signs that it already has cost nothing, and bits
 /// that it speaks against get more of what may be changed. Pixels change by 40.5 dB or less, which is the root of the mean
 /// square of about 2.4 levels of 255.
 ///
@@ -103,7 +112,7 @@ impl Watermark for InvisibleMark {
         let host = Host::of(picture);
         // Where much is black or white, room for the mark must be made first, which costs as well; how much is best
         // depends on the picture.
-        let rooms: &[u8] = if clipped_share(picture) < 0.01 { &[2] } else { &[1, 2, 3] };
+        let rooms: &[u8] = if clipped_share(picture) < 0.01 { &[2] } else { &[0, 1, 2] };
         let marked = rooms.iter().filter_map(|&room| host.within(picture, &signs, budget, room));
         if let Some((_, marked)) = marked.max_by(|(a, _), (b, _)| a.total_cmp(b)) {
             *picture = marked;
@@ -127,6 +136,7 @@ fn clipped_share(picture: &RgbImage) -> f64 {
 
 /// The coefficients that a picture has before it is marked.
 struct Host {
+    basis: Basis,
     columns: usize,
     rows: usize,
     /// Of each block, row by row.
@@ -138,8 +148,19 @@ struct Host {
 impl Host {
     fn of(picture: &RgbImage) -> Self {
         let plane = Plane::luminance(picture);
-        let (columns, rows) = (plane.width / BLOCK, plane.height / BLOCK);
-        let coefficients = coefficients(&plane);
+        let host = Self::at(&plane, Basis::of(BLOCK));
+        let is_even = |block: &&[f32; 4]| block.iter().all(|value| value.abs() < EVEN);
+        let even = host.coefficients.iter().filter(is_even).count();
+        let large = plane.width.min(plane.height) >= LARGE_FROM;
+        if large && even as f64 > MOSTLY * host.coefficients.len() as f64 {
+            return Self::at(&plane, Basis::of(LARGE_BLOCK));
+        }
+        host
+    }
+
+    fn at(plane: &Plane, basis: Basis) -> Self {
+        let (columns, rows) = (plane.width / basis.side, plane.height / basis.side);
+        let coefficients = coefficients(plane, &basis);
         let texture = coefficients
             .iter()
             .map(|block| {
@@ -147,7 +168,7 @@ impl Host {
                 mean / (mean + 20.0)
             })
             .collect();
-        Self { columns, rows, coefficients, texture }
+        Self { basis, columns, rows, coefficients, texture }
     }
 
     /// For each block and frequency: its slot, and its index.
@@ -240,7 +261,7 @@ impl Host {
             allowed *= (0.98 * budget / spent).clamp(0.4, 1.5);
         }
         let marked = best?;
-        let votes: f32 = coefficients(&Plane::luminance(&marked))
+        let votes: f32 = coefficients(&Plane::luminance(&marked), &self.basis)
             .iter()
             .zip(self.slots())
             .map(|(block, (_, slots))| {
@@ -257,7 +278,7 @@ impl Host {
         let mut marked = self.painted(picture, &push, room);
         // Rounding and clipping take from the mark; further pushes give back what they took.
         for _ in 0..2 {
-            let got = coefficients(&Plane::luminance(&marked));
+            let got = coefficients(&Plane::luminance(&marked), &self.basis);
             for (block, push) in push.iter_mut().enumerate() {
                 for f in 0..FREQUENCIES.len() {
                     let want = self.coefficients[block][f] + moves[block][f];
@@ -279,20 +300,25 @@ impl Host {
         reason = "the values are clamped to 0 to 255 before"
     )]
     fn painted(&self, picture: &RgbImage, push: &[[f32; 4]], room: u8) -> RgbImage {
-        let cosines = cosines();
+        let Basis { side, gain, vectors } = &self.basis;
         let mut painted = picture.clone();
         for (block, push) in push.iter().enumerate() {
             if push.iter().all(|&push| push == 0.0) {
                 continue;
             }
-            let (left, top) = (block % self.columns * BLOCK, block / self.columns * BLOCK);
+            let (left, top) = (block % self.columns * side, block / self.columns * side);
             debug_assert!(block / self.columns < self.rows, "blocks are whole");
-            for y in 0..BLOCK {
-                for x in 0..BLOCK {
-                    let change: f32 = FREQUENCIES
+            for y in 0..*side {
+                // What each of the vectors across is multiplied with in this row.
+                let mut weights = [0.0; 3];
+                for (&(across, down), push) in FREQUENCIES.iter().zip(push) {
+                    weights[across] += gain * push * vectors[down][y];
+                }
+                for x in 0..*side {
+                    let change: f32 = weights
                         .iter()
-                        .zip(push)
-                        .map(|(&(across, down), push)| push * cosines[across][x] * cosines[down][y])
+                        .zip(vectors)
+                        .map(|(weight, vector)| weight * vector[x])
                         .sum();
                     let change = change.round();
                     let pixel = painted.get_pixel_mut((left + x) as u32, (top + y) as u32);
@@ -308,11 +334,10 @@ impl Host {
 }
 
 /// The marked coefficients of every whole block, row by row.
-fn coefficients(plane: &Plane) -> Vec<[f32; 4]> {
-    let cosines = cosines();
-    let (columns, rows) = (plane.width / BLOCK, plane.height / BLOCK);
+fn coefficients(plane: &Plane, basis: &Basis) -> Vec<[f32; 4]> {
+    let (columns, rows) = (plane.width / basis.side, plane.height / basis.side);
     (0..rows * columns)
-        .map(|block| plane.block(block % columns * BLOCK, block / columns * BLOCK, &cosines))
+        .map(|block| plane.block(block % columns * basis.side, block / columns * basis.side, basis))
         .collect()
 }
 

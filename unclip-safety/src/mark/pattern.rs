@@ -3,11 +3,17 @@
 //! The picture's luminance is cut into blocks of 8 × 8 pixels, and 8 × 8 blocks are a tile. Four low frequencies of every
 //! block carry one sign each: one frequency the signs that a detector finds the tile by, three the coded payload. Each
 //! tile carries everything, so any whole tile can be read, and more of them are read together.
+//!
+//! A picture that is mostly even carries the same pattern half as large again, in blocks of 12 × 12: what varies more slowly
+//! shows in the means of 4 × 4 pixels, and those are what WebP leaves of even areas. A textured picture does not, since it
+//! drowns slow patterns itself, and more tiles can be read together. A detector looks for patterns of every size anyway.
 
 use super::code::CODED;
 
 /// Pixels along a block.
 pub(super) const BLOCK: usize = 8;
+/// Pixels along a block of a picture that is mostly even.
+pub(super) const LARGE_BLOCK: usize = 12;
 /// Blocks along a tile.
 pub(super) const TILE: usize = 8;
 /// Pixels along a tile.
@@ -74,16 +80,29 @@ impl Pattern {
     }
 }
 
-/// Cosine vectors 0, 1 and 2 of the orthonormal transform of eight values.
-#[expect(clippy::cast_possible_truncation, reason = "the tables are rounded to 32 bits once")]
-pub(super) fn cosines() -> [[f32; BLOCK]; 3] {
-    std::array::from_fn(|u| {
-        let scale = if u == 0 { (1.0_f64 / 8.0).sqrt() } else { 0.5 };
-        std::array::from_fn(|x| {
-            let angle = std::f64::consts::PI * (2 * x + 1) as f64 * u as f64 / 16.0;
-            (scale * angle.cos()) as f32
-        })
-    })
+/// Cosine vectors 0, 1 and 2 of a block of some size. Coefficients are in units of blocks of 8 × 8, so that a pattern has
+/// the same ones at every size.
+#[derive(Debug, Clone)]
+pub(super) struct Basis {
+    /// Pixels along a block.
+    pub(super) side: usize,
+    /// How much larger than 8 that is.
+    pub(super) gain: f32,
+    /// Orthonormal.
+    pub(super) vectors: [Vec<f32>; 3],
+}
+
+impl Basis {
+    /// The vectors for blocks of `side` pixels.
+    #[expect(clippy::cast_possible_truncation, reason = "the tables are rounded to 32 bits once")]
+    pub(super) fn of(side: usize) -> Self {
+        let vectors = std::array::from_fn(|u| {
+            let scale = (if u == 0 { 1.0 } else { 2.0_f64 } / side as f64).sqrt();
+            let angle = std::f64::consts::PI * u as f64 / (2 * side) as f64;
+            (0..side).map(|x| (scale * (angle * (2 * x + 1) as f64).cos()) as f32).collect()
+        });
+        Self { side, gain: side as f32 / BLOCK as f32, vectors }
+    }
 }
 
 /// The luminance of a picture, or a part of it at another scale.
@@ -150,26 +169,28 @@ impl Plane {
     }
 
     /// The marked coefficients of the block whose corner is at `(x, y)`.
-    pub(super) fn block(&self, x: usize, y: usize, cosines: &[[f32; BLOCK]; 3]) -> [f32; 4] {
+    pub(super) fn block(&self, x: usize, y: usize, basis: &Basis) -> [f32; 4] {
         // Rows first: each row's three products are shared by the frequencies.
-        let mut rows = [[0.0; BLOCK]; 3];
-        for v in 0..BLOCK {
-            let row = &self.values[(y + v) * self.width + x..][..BLOCK];
-            for (products, cosine) in rows.iter_mut().zip(cosines) {
-                products[v] = row.iter().zip(cosine).map(|(value, cosine)| value * cosine).sum();
+        let mut sums = [[0.0; 3]; 3];
+        for v in 0..basis.side {
+            let row = &self.values[(y + v) * self.width + x..][..basis.side];
+            for (sums, across) in sums.iter_mut().zip(&basis.vectors) {
+                let product: f32 =
+                    row.iter().zip(across).map(|(value, cosine)| value * cosine).sum();
+                for (sum, down) in sums.iter_mut().zip(&basis.vectors) {
+                    *sum += product * down[v];
+                }
             }
         }
-        FREQUENCIES.map(|(across, down)| {
-            rows[across].iter().zip(&cosines[down]).map(|(value, cosine)| value * cosine).sum()
-        })
+        FREQUENCIES.map(|(across, down)| sums[across][down] / basis.gain)
     }
 }
 
-/// What a coefficient counts as a vote for its sign: nearly itself where the picture is flat, and never more than one
-/// where the picture has strong edges.
+/// What a coefficient counts as a vote for its sign: most where it is as large as marks are, and the less the further the
+/// picture itself exceeds them, as the likelihood ratio has it for pictures whose coefficients have heavy tails.
 pub(super) fn vote(coefficient: f32) -> f32 {
-    const SOFTNESS: f32 = 8.0;
-    coefficient / (coefficient.abs() + SOFTNESS)
+    const USUAL: f32 = 10.0;
+    2.0 * USUAL * coefficient / (coefficient * coefficient + USUAL * USUAL)
 }
 
 #[cfg(test)]
@@ -187,11 +208,13 @@ mod tests {
 
     #[test]
     fn cosine_vectors_are_orthonormal() {
-        let cosines = cosines();
-        for (u, a) in cosines.iter().enumerate() {
-            for (v, b) in cosines.iter().enumerate() {
-                let product: f32 = a.iter().zip(b).map(|(a, b)| a * b).sum();
-                assert!((product - f32::from(u8::from(u == v))).abs() < 1e-6, "{u} {v}");
+        for side in [BLOCK, LARGE_BLOCK] {
+            let vectors = Basis::of(side).vectors;
+            for (u, a) in vectors.iter().enumerate() {
+                for (v, b) in vectors.iter().enumerate() {
+                    let product: f32 = a.iter().zip(b).map(|(a, b)| a * b).sum();
+                    assert!((product - f32::from(u8::from(u == v))).abs() < 1e-6, "{u} {v}");
+                }
             }
         }
     }
@@ -200,6 +223,6 @@ mod tests {
     fn gradients_have_no_marked_coefficient() {
         let values = (0..64).map(|k| 3.0 * (k % 8) as f32 + 5.0 * (k / 8) as f32).collect();
         let plane = Plane { width: 8, height: 8, values };
-        assert!(plane.block(0, 0, &cosines()).iter().all(|value| value.abs() < 1e-3));
+        assert!(plane.block(0, 0, &Basis::of(BLOCK)).iter().all(|value| value.abs() < 1e-3));
     }
 }
