@@ -30,6 +30,9 @@ struct Arguments {
     /// Write it for `UnCLIPPipeline` of diffusers, in 32 bits, or say why that cannot paint with it.
     #[arg(long, conflicts_with_all = ["weights", "to_variant", "shard"])]
     diffusers: bool,
+    /// Replace what the output folder holds, once the new model is whole.
+    #[arg(long)]
+    replace: bool,
     /// Take the image encoder from this model directory, so that one folder does captions and variations.
     #[arg(long)]
     image_encoder: Option<PathBuf>,
@@ -65,11 +68,21 @@ fn main() -> anyhow::Result<()> {
         max_shard_bytes: arguments.shard.map(|megabytes| megabytes.saturating_mul(1_000_000)),
         ..SaveOptions::default()
     };
-    let saved = match arguments.diffusers {
-        true => pipeline.save_diffusers(&arguments.output),
-        false => pipeline.save(&arguments.output, &options),
+    let target = match arguments.replace {
+        true => arguments.output.with_extension("new"),
+        false => arguments.output.clone(),
     };
-    saved.with_context(|| format!("writing {}", arguments.output.display()))?;
+    let saved = match arguments.diffusers {
+        true => pipeline.save_diffusers(&target),
+        false => pipeline.save(&target, &options),
+    };
+    saved.with_context(|| format!("writing {}", target.display()))?;
+    if arguments.replace {
+        if arguments.output.exists() {
+            std::fs::remove_dir_all(&arguments.output)?;
+        }
+        std::fs::rename(&target, &arguments.output)?;
+    }
     println!("{}", arguments.output.display());
     Ok(())
 }

@@ -32,13 +32,11 @@ fn main() -> anyhow::Result<()> {
     let Replay::Generate(request) = metadata.request else {
         anyhow::bail!("{} was not painted from a caption", arguments.picture.display());
     };
-    let tiny = || [env!("CARGO_MANIFEST_DIR"), "tests/fixtures/seed0/model"].iter().collect();
-    let model = arguments.model.unwrap_or_else(tiny);
-    let pipeline = Pipeline::builder()
-        .model_dir(&model)
-        .device(&arguments.device)?
-        .build()
-        .with_context(|| format!("opening {}", model.display()))?;
+    let mut builder = Pipeline::builder().device(&arguments.device)?;
+    if let Some(model) = &arguments.model {
+        builder = builder.model_dir(model);
+    }
+    let pipeline = builder.build().context("opening the model")?;
     let result = pipeline.generate(request)?;
     let image = result.images.first().context("the request asks for no picture")?;
     image.save(&arguments.output)?;

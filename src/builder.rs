@@ -58,7 +58,8 @@ pub struct PipelineBuilder {
 
 impl PipelineBuilder {
     /// Reads the model from a directory in the layout that diffusers writes, text-to-image or image-variation; or from
-    /// such a directory that was [compiled into the program](Folder::embedded).
+    /// such a directory that was [compiled into the program](Folder::embedded). By default the model that the library
+    /// carries, with the feature `default-model`, which is on.
     pub fn model_dir(mut self, dir: impl Into<Folder>) -> Self {
         self.model_dir = Some(dir.into());
         self
@@ -290,7 +291,16 @@ impl PipelineBuilder {
                 |progress: hub::Download<'_>| tracing::debug!(?progress, "downloading");
             return Ok(Some(hub::fetch(&repository, &[], &options, &mut report)?.into()));
         }
-        Ok(self.model_dir.clone())
+        Ok(self.model_dir.clone().or_else(|| self.default_model()))
+    }
+
+    /// The model that the library carries, unless the parts that were given make one.
+    fn default_model(&self) -> Option<Folder> {
+        #[cfg(feature = "default-model")]
+        if self.text.is_none() || self.decoder.is_none() {
+            return Some(unclip_model::folder());
+        }
+        None
     }
 
     /// Puts the parts that were given in the place of the directory's.

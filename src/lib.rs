@@ -60,6 +60,8 @@ pub use unclip_core::{
     progress::CancelToken,
     sampler::{SamplerConfig, SamplerKind},
 };
+#[cfg(feature = "default-model")]
+pub use unclip_model::folder as default_model;
 pub use {
     unclip_clip as clip, unclip_core as core, unclip_decoder as decoder, unclip_prior as prior,
     unclip_safety as safety, unclip_upsample as upsample,

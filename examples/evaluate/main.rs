@@ -30,9 +30,9 @@ use crate::{numbers::Numbers, samples::Data};
 /// Measures a model.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// The model directory.
+    /// The model directory; by default the model that the library carries.
     #[arg(long)]
-    model: PathBuf,
+    model: Option<PathBuf>,
     /// A CLIP that took no part in training: a folder with its towers, tokenizer and preprocessing.
     #[arg(long)]
     judge: Option<PathBuf>,
@@ -77,7 +77,8 @@ const BATCH: usize = 16;
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     let device = unclip::device(&arguments.device)?;
-    let model = ModelDir::open(&arguments.model)?;
+    let model =
+        ModelDir::open(arguments.model.as_ref().map_or_else(unclip::default_model, Folder::from))?;
     let has = |part: &str| model.folder().join(part).exists();
     let data = Data::new(&arguments.data);
     data.check(64)?;

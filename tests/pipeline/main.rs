@@ -2,6 +2,8 @@
 
 mod bad_input;
 mod control;
+#[cfg(feature = "default-model")]
+mod default_model;
 mod determinism;
 mod guarded;
 mod hooks;
