@@ -9,7 +9,7 @@ use std::{ops::ControlFlow, path::PathBuf};
 use anyhow::Context;
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
-use unclip::{GenerateRequest, NoiseStream, Offload, Pipeline};
+use unclip::{GenerateRequest, NoiseStream, Offload, Pipeline, Precision};
 
 /// Paints pictures of captions.
 #[derive(Debug, Parser)]
@@ -50,6 +50,9 @@ struct Arguments {
     /// The device: auto, cpu, cuda:0, wgpu, …
     #[arg(long, default_value = "auto")]
     device: String,
+    /// The type that the networks compute in: f32, bf16, or auto, bf16 where the processor multiplies it itself.
+    #[arg(long, default_value = "auto")]
+    precision: Precision,
     /// Files of this variant, such as fp16.
     #[arg(long)]
     variant: Option<String>,
@@ -66,7 +69,7 @@ fn main() -> anyhow::Result<()> {
         .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
         .init();
     let arguments = Arguments::parse();
-    let mut builder = Pipeline::builder().device(&arguments.device)?;
+    let mut builder = Pipeline::builder().device(&arguments.device)?.precision(arguments.precision);
     if let Some(model) = &arguments.model {
         builder = builder.model_dir(model);
     }

@@ -18,7 +18,7 @@ use std::path::PathBuf;
 use anyhow::Context;
 use clap::Parser;
 use unclip::{
-    Pipeline, WeightPrecision,
+    Pipeline, Precision, WeightPrecision,
     burn::tensor::Device,
     clip::Clip,
     core::checkpoint::{Folder, ModelDir},
@@ -69,6 +69,9 @@ struct Arguments {
     /// The device: auto, cpu, cuda:0, wgpu, …
     #[arg(long, default_value = "auto")]
     device: String,
+    /// The type that the networks compute in: f32, bf16, or auto, bf16 where the processor multiplies it itself.
+    #[arg(long, default_value = "auto")]
+    precision: Precision,
 }
 
 /// Pictures that pass through a network at once.
@@ -97,6 +100,7 @@ fn main() -> anyhow::Result<()> {
     if has("decoder") && has("prior") {
         // Captions of the data are no requests, and nothing that is measured is handed out.
         let builder = Pipeline::builder().model_dir(model.folder()).on_device(device.clone());
+        let builder = builder.precision(arguments.precision);
         let pipeline = builder.batch_limit(BATCH).without_safety().unmarked().build()?;
         eprintln!("the prior …");
         prior::measure(&clip, &pipeline, &train, &held_out, &arguments, &mut numbers)?;
