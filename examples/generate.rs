@@ -41,9 +41,9 @@ struct Arguments {
     /// Denoising steps of the prior, the decoder and the upsampler.
     #[arg(long, num_args = 3, default_values_t = [25, 25, 7])]
     steps: Vec<usize>,
-    /// Guidance of the prior and the decoder.
-    #[arg(long, num_args = 2, default_values_t = [4.0, 8.0])]
-    guidance: Vec<f64>,
+    /// Guidance of the prior and the decoder; by default what the model recommends, and 4 and 8 where it does not.
+    #[arg(long, num_args = 2)]
+    guidance: Option<Vec<f64>>,
     /// Embeddings that the prior draws for each picture; the one nearest to the caption is painted.
     #[arg(long, default_value_t = 1)]
     candidates: usize,
@@ -116,9 +116,10 @@ fn request(arguments: &Arguments) -> GenerateRequest {
         .prior_candidates(arguments.candidates)
         .prior_steps(arguments.steps[0])
         .decoder_steps(arguments.steps[1])
-        .upsample_steps(arguments.steps[2])
-        .prior_guidance(arguments.guidance[0])
-        .decoder_guidance(arguments.guidance[1]);
+        .upsample_steps(arguments.steps[2]);
+    if let Some(guidance) = &arguments.guidance {
+        request = request.prior_guidance(guidance[0]).decoder_guidance(guidance[1]);
+    }
     request.negative_caption.clone_from(&arguments.negative);
     request.painting.seed = arguments.seed;
     request.painting.size = arguments.size;

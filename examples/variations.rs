@@ -29,9 +29,9 @@ struct Arguments {
     /// The same seed gives the same variations.
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// How closely the decoder keeps to the picture's embedding.
-    #[arg(long, default_value_t = 8.0)]
-    guidance: f64,
+    /// How closely the decoder keeps to the picture's embedding; by default what the model recommends, or 8.
+    #[arg(long)]
+    guidance: Option<f64>,
     /// The device: auto, cpu, cuda:0, wgpu, …
     #[arg(long, default_value = "auto")]
     device: String,
@@ -52,10 +52,8 @@ fn main() -> anyhow::Result<()> {
         .collect::<Result<Vec<_>, _>>()
         .context("reading the pictures")?;
 
-    let request = VariationRequest::new()
-        .images(arguments.images)
-        .seed(arguments.seed)
-        .decoder_guidance(arguments.guidance);
+    let mut request = VariationRequest::new().images(arguments.images).seed(arguments.seed);
+    request.painting.decoder.guidance = arguments.guidance;
     let result = pipeline.variations_with(&pictures, &request, |progress| {
         eprint!("\r{} {}/{}   ", progress.stage, progress.step, progress.total);
         ControlFlow::Continue(())

@@ -17,6 +17,7 @@ use unclip_safety::{
 use crate::{
     Offload, Pipeline,
     error::{Error, Result, invalid},
+    guidance::Guidance,
     marks::Marks,
     parts::{
         DecoderPart, ImagePart, PriorPart, Reading, Spec, Specs, TextPart, UpsamplerPart,
@@ -351,6 +352,7 @@ impl PipelineBuilder {
             decoder_sampler: decoder.sampler.clone(),
             upsampler: None,
             upsampler_large: None,
+            guidance: Guidance::default(),
         };
         self.replace(&mut specs, resident);
         Ok(specs)

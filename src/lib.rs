@@ -21,6 +21,7 @@
 
 mod builder;
 mod error;
+mod guidance;
 mod host_tensor;
 mod marks;
 mod metadata;

@@ -11,7 +11,10 @@ use unclip_decoder::{Decoder, DecoderConfig, TextProjectionConfig};
 use unclip_prior::{Prior, PriorConfig};
 use unclip_upsample::{Upsampler, UpsamplerConfig};
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    guidance::Guidance,
+};
 
 /// Captions in: CLIP's tokenizer and text encoder.
 #[derive(Debug, Clone)]
@@ -87,6 +90,7 @@ pub(crate) struct Specs {
     pub(crate) decoder_sampler: SamplerConfig,
     pub(crate) upsampler: Option<UpsamplerSpec>,
     pub(crate) upsampler_large: Option<UpsamplerSpec>,
+    pub(crate) guidance: Guidance,
 }
 
 /// The folder of the third stage, which the published models do not have and diffusers' index has no name for.
@@ -155,6 +159,7 @@ impl Specs {
             decoder_sampler: sampler("decoder_scheduler")?,
             upsampler,
             upsampler_large,
+            guidance: Guidance::read(model.folder())?,
         })
     }
 

@@ -9,14 +9,13 @@ use unclip_core::sampler::SamplerKind;
 use crate::{
     HostTensor,
     error::{Result, invalid},
+    guidance::MAX_GUIDANCE,
 };
 
 /// The largest number of steps that any schedule is asked for.
 const MAX_STEPS: usize = 1000;
 /// The largest number of pictures that one request may ask for.
 const MAX_PICTURES: usize = 1000;
-/// The largest guidance scale; beyond it nothing but saturation remains.
-const MAX_GUIDANCE: f64 = 1000.0;
 
 /// Which generator noise is drawn from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -37,7 +36,8 @@ pub enum NoiseStream {
 pub struct StageSettings {
     /// Denoising steps; 25 for the prior and the decoder, 7 for an upsampler, where left open.
     pub steps: Option<usize>,
-    /// Classifier-free guidance; 4 for the prior, 8 for the decoder, where left open. Upsamplers have none.
+    /// Classifier-free guidance. Where left open, what the model's `guidance.json` says, and without one 4 for the prior and
+    /// 8 for the decoder. Upsamplers have none.
     pub guidance: Option<f64>,
     /// The sampler; the model's own where left open.
     pub sampler: Option<SamplerKind>,
@@ -199,7 +199,7 @@ macro_rules! painting_setters {
             self
         }
 
-        /// Sets the decoder's guidance scale; 8 by default.
+        /// Sets the decoder's guidance scale; the model's by default, or 8.
         #[must_use]
         pub fn decoder_guidance(mut self, guidance: f64) -> Self {
             self.painting.decoder.guidance = Some(guidance);
@@ -282,7 +282,7 @@ impl GenerateRequest {
         self
     }
 
-    /// Sets the prior's guidance scale; 4 by default.
+    /// Sets the prior's guidance scale; the model's by default, or 4.
     #[must_use]
     pub fn prior_guidance(mut self, guidance: f64) -> Self {
         self.prior.guidance = Some(guidance);

@@ -139,6 +139,7 @@ impl Pipeline {
             self.write_upsampler(spec, Part::UpsampleLarge, &dir.join(LARGE), options)?;
             scheduler(&format!("{LARGE}_scheduler"), &spec.sampler.to_json())?;
         }
+        specs.guidance.write(dir)?;
         Ok(index.save(dir)?)
     }
 

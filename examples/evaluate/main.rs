@@ -60,9 +60,9 @@ struct Arguments {
     /// Denoising steps of the prior, the decoder and the upsamplers.
     #[arg(long, num_args = 3, default_values_t = [25, 25, 7])]
     steps: Vec<usize>,
-    /// Guidance of the prior and the decoder.
-    #[arg(long, num_args = 2, default_values_t = [2.0, 3.0])]
-    guidance: Vec<f64>,
+    /// Guidance of the prior and the decoder; by default what the model recommends, and 4 and 8 where it does not.
+    #[arg(long, num_args = 2)]
+    guidance: Option<Vec<f64>>,
     /// Decides every random number.
     #[arg(long, default_value_t = 1)]
     seed: u64,

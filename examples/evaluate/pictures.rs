@@ -30,12 +30,14 @@ pub(crate) fn request<C: Into<String>>(
     captions: impl IntoIterator<Item = C>,
     arguments: &Arguments,
 ) -> GenerateRequest {
-    GenerateRequest::of_captions(captions)
+    let request = GenerateRequest::of_captions(captions)
         .seed(arguments.seed)
         .prior_steps(arguments.steps[0])
-        .decoder_steps(arguments.steps[1])
-        .prior_guidance(arguments.guidance[0])
-        .decoder_guidance(arguments.guidance[1])
+        .decoder_steps(arguments.steps[1]);
+    match &arguments.guidance {
+        Some(guidance) => request.prior_guidance(guidance[0]).decoder_guidance(guidance[1]),
+        None => request,
+    }
 }
 
 /// The decoder's pictures of the samples' captions.

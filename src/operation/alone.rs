@@ -14,7 +14,7 @@ use super::{
     generate::fresh_seed,
     run::{Run, batches},
     size::SizePlan,
-    stages::{Conditions, DECODER_GUIDANCE, ImageEmbeddings},
+    stages::{Conditions, ImageEmbeddings},
     text::TextEmbedding,
 };
 use crate::{
@@ -83,7 +83,7 @@ impl Pipeline {
         let mut run = Run::new(&self.inner, &mut progress);
         run.judge_captions([caption])?;
         let text = run.encode_text(&[caption])?.captions;
-        let scale = painting.decoder.guidance.unwrap_or(DECODER_GUIDANCE);
+        let scale = painting.decoder.guidance.unwrap_or(self.inner.specs.guidance.decoder);
         let guidance = (scale != 1.0).then_some(scale);
         let opposite =
             guidance.map(|_| run.encode_text(&[""])).transpose()?.map(|text| text.captions);

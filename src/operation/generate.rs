@@ -139,8 +139,9 @@ impl Pipeline {
 impl Run<'_> {
     /// The captions' embeddings, the opposite's where a stage is guided, and which caption each picture has.
     fn conditions(&mut self, request: &GenerateRequest) -> Result<Conditions> {
-        let prior = request.prior.guidance.unwrap_or(super::stages::PRIOR_GUIDANCE);
-        let decoder = request.painting.decoder.guidance.unwrap_or(super::stages::DECODER_GUIDANCE);
+        let default = self.inner.specs.guidance;
+        let prior = request.prior.guidance.unwrap_or(default.prior);
+        let decoder = request.painting.decoder.guidance.unwrap_or(default.decoder);
         // One switch for both stages, as in the reference: with either scale above 1 both are guided by their own
         // scale, which at exactly 1 needs no second pass.
         let guided = prior > 1.0 || decoder > 1.0;

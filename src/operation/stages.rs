@@ -28,8 +28,6 @@ use crate::{
 };
 
 /// The reference's defaults (KARLO's pipeline in diffusers).
-pub(super) const PRIOR_GUIDANCE: f64 = 4.0;
-pub(super) const DECODER_GUIDANCE: f64 = 8.0;
 const PRIOR_STEPS: usize = 25;
 const DECODER_STEPS: usize = 25;
 const UPSAMPLE_STEPS: usize = 7;

@@ -8,7 +8,7 @@ use super::{
     generate::fresh_seed,
     run::Run,
     size::SizePlan,
-    stages::{Conditions, DECODER_GUIDANCE, ImageEmbeddings},
+    stages::{Conditions, ImageEmbeddings},
 };
 use crate::{
     GeneratedImage, Generation, HostTensor, PictureMetadata, Pipeline, Progress, VariationRequest,
@@ -107,7 +107,7 @@ impl Run<'_> {
         pictures: usize,
         painting: &crate::Painting,
     ) -> Result<Conditions> {
-        let scale = painting.decoder.guidance.unwrap_or(DECODER_GUIDANCE);
+        let scale = painting.decoder.guidance.unwrap_or(self.inner.specs.guidance.decoder);
         let text = self.encode_text(&[""])?.captions;
         // As in the reference, a scale of 1 or less means no guidance here: there is no caption to turn away from.
         let decoder_guidance = (scale > 1.0).then_some(scale);

@@ -45,7 +45,11 @@ pub struct DiffusionConfig {
     /// How much each of them counts.
     pub weighting: Weighting,
     /// The weight of the variational bound, in units of all timesteps; 0.001 in the paper. Read where the network
-    /// predicts the variance too.
+    /// predicts the variance too; 0 leaves that where it starts, in the middle of its bounds.
+    ///
+    /// A network that predicts the clean sample is off by more than the noise of the first timesteps. There the bound
+    /// asks for more variance than the range has, and the network learns to exceed it everywhere: hardly seen in a
+    /// thousand steps, whose ranges are narrow, and ruinous in 25. So 0 goes with [`Prediction::Sample`].
     #[serde(default = "thousandth")]
     pub bound: f64,
 }
