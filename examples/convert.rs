@@ -78,10 +78,15 @@ fn main() -> anyhow::Result<()> {
     };
     saved.with_context(|| format!("writing {}", target.display()))?;
     if arguments.replace {
-        if arguments.output.exists() {
-            std::fs::remove_dir_all(&arguments.output)?;
+        let before = arguments.output.with_extension("old");
+        let replaces = arguments.output.exists();
+        if replaces {
+            std::fs::rename(&arguments.output, &before)?;
         }
         std::fs::rename(&target, &arguments.output)?;
+        if replaces {
+            std::fs::remove_dir_all(&before)?;
+        }
     }
     println!("{}", arguments.output.display());
     Ok(())
