@@ -14,11 +14,15 @@
 
 mod container;
 mod jpeg;
+#[cfg(feature = "c2pa")]
+mod manifest;
 mod png;
 mod webp;
 mod xmp;
 
 pub use container::{Container, carries_manifest, read_origin, write_origin};
+#[cfg(feature = "c2pa")]
+pub use manifest::{Algorithm, Manifest, ManifestError, ManifestSigner, Standing, read_manifest};
 pub use xmp::{COMPOSITE, Origin, TRAINED};
 
 /// A file's origin could not be read or written.
