@@ -16,6 +16,10 @@ use crate::{
 /// What a staged tile may take of the second-level cache, 2 MiB on the processors that this was tuned on.
 const STAGED_BYTES: usize = 5 << 18;
 
+/// What a staged tile may take before it crowds the panels in use, those fetched ahead and the sums out of that cache,
+/// and by how much products then slow down.
+const CROWDED: (usize, f64) = (6 << 17, 1.15);
+
 /// The sizes that a plan depends on.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Problem {
@@ -92,8 +96,11 @@ impl Plan {
         let panels = self.panels.div_ceil(self.shares) as f64;
         let row_tiles = row_tiles(self.tile, problem) as f64;
         let products = row_tiles * panels * steps * product;
+        let staged = staged_values::<S>(self.tile, problem);
+        let products =
+            if staged * size_of::<S>() > CROWDED.0 { products * CROWDED.1 } else { products };
         let weights = panels * steps * (CHUNK * TILE * size_of::<S>()) as f64 / 8.0;
-        let staging = staged_values::<S>(self.tile, problem) as f64;
+        let staging = staged as f64;
         let rounds = self.tasks().div_ceil(threads) as f64;
         rounds * (products + 0.5 * weights + staging + 2000.0)
     }

@@ -218,7 +218,7 @@ impl Compute for bf16 {
     const PAIR: usize = 2;
     const UNIT: usize = CHUNK;
     const WIDTH: usize = 2;
-    const STEPS: usize = 256;
+    const STEPS: usize = 128;
 
     fn multiply(unit: &Unit, block: Block<'_, Self>) {
         block.check();
