@@ -1,6 +1,6 @@
 """Seconds a training step takes in PyTorch, for the networks of configs/: forward, backward, AdamW.
 
-    python benches/compare/train_step.py configs/clip.json configs/decoder.json --batch 16 --steps 3
+    python benches/compare/train_step.py configs/clip.json configs/decoder.json --batch 16 --steps 3 --precision bf16
 
 The batch is random numbers: what is timed is the network. `cargo run --release -p unclip-train --example train` prints
 the same for this library, with reading and augmenting the data included.
@@ -51,6 +51,7 @@ parser = argparse.ArgumentParser()
 parser.add_argument("configs", nargs="+")
 parser.add_argument("--batch", type=int, default=16)
 parser.add_argument("--steps", type=int, default=3)
+parser.add_argument("--precision", choices=["f32", "bf16"], default="f32", help="bf16 is PyTorch's autocast")
 arguments = parser.parse_args()
 for path in arguments.configs:
     with open(path) as file:
@@ -62,9 +63,12 @@ for path in arguments.configs:
     for _ in range(arguments.steps + 1):
         start = time.perf_counter()
         optimizer.zero_grad()
-        loss().backward()
+        with torch.autocast("cpu", torch.bfloat16, enabled=arguments.precision == "bf16"):
+            value = loss()
+        value.backward()
         optimizer.step()
         times.append(time.perf_counter() - start)
     # The first step also sets things up.
     count = sum(p.numel() for p in parameters)
-    print(f"{path}: {count} parameters, {min(times[1:]):.3f} s a step of {arguments.batch}", flush=True)
+    seconds = f"{min(times[1:]):.3f} s a step of {arguments.batch} in {arguments.precision}"
+    print(f"{path}: {count} parameters, {seconds}", flush=True)
