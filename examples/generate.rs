@@ -44,9 +44,10 @@ struct Arguments {
     /// Guidance of the prior and the decoder; by default what the model recommends, and 4 and 8 where it does not.
     #[arg(long, num_args = 2)]
     guidance: Option<Vec<f64>>,
-    /// Embeddings that the prior draws for each picture; the one nearest to the caption is painted.
-    #[arg(long, default_value_t = 1)]
-    candidates: usize,
+    /// Embeddings that the prior draws for each picture; the one nearest to the caption is painted. By
+    /// default what the model recommends, and 1 where it does not.
+    #[arg(long)]
+    candidates: Option<usize>,
     /// The device: auto, cpu, cuda:0, wgpu, …
     #[arg(long, default_value = "auto")]
     device: String,
@@ -113,10 +114,12 @@ fn main() -> anyhow::Result<()> {
 fn request(arguments: &Arguments) -> GenerateRequest {
     let mut request = GenerateRequest::of_captions(&arguments.captions)
         .images(arguments.images)
-        .prior_candidates(arguments.candidates)
         .prior_steps(arguments.steps[0])
         .decoder_steps(arguments.steps[1])
         .upsample_steps(arguments.steps[2]);
+    if let Some(candidates) = arguments.candidates {
+        request = request.prior_candidates(candidates);
+    }
     if let Some(guidance) = &arguments.guidance {
         request = request.prior_guidance(guidance[0]).decoder_guidance(guidance[1]);
     }

@@ -9,7 +9,7 @@ use unclip_core::sampler::SamplerKind;
 use crate::{
     HostTensor,
     error::{Result, invalid},
-    guidance::MAX_GUIDANCE,
+    guidance::{MAX_GUIDANCE, check_candidates},
 };
 
 /// The largest number of steps that any schedule is asked for.
@@ -123,8 +123,9 @@ pub struct GenerateRequest {
     /// The prior's settings.
     pub prior: StageSettings,
     /// Embeddings that the prior draws for each picture, of which the one with the largest `z_t · z_i` is painted
-    /// (paper §2.2 draws two).
-    pub prior_candidates: usize,
+    /// (paper §2.2 draws two). Where left open, what the model's `guidance.json` says, and without one, or with noise
+    /// supplied, 1.
+    pub prior_candidates: Option<usize>,
     /// Whether each caption's pictures are ordered by their CLIP similarity to it, the best first.
     pub rank_images: bool,
     /// How the pictures are painted.
@@ -138,7 +139,7 @@ impl Default for GenerateRequest {
             negative_caption: None,
             images_per_caption: 1,
             prior: StageSettings::default(),
-            prior_candidates: 1,
+            prior_candidates: None,
             rank_images: false,
             painting: Painting::default(),
         }
@@ -296,10 +297,10 @@ impl GenerateRequest {
         self
     }
 
-    /// Sets how many embeddings the prior draws for each picture; 1 by default, 2 in the paper.
+    /// Sets how many embeddings the prior draws for each picture; 2 in the paper.
     #[must_use]
     pub fn prior_candidates(mut self, candidates: usize) -> Self {
-        self.prior_candidates = candidates;
+        self.prior_candidates = Some(candidates);
         self
     }
 
@@ -333,8 +334,8 @@ impl GenerateRequest {
                 format!("at most {MAX_PICTURES}"),
             ));
         }
-        if !(1..=64).contains(&self.prior_candidates) {
-            return Err(invalid("prior_candidates", self.prior_candidates, "1 to 64"));
+        if let Some(candidates) = self.prior_candidates {
+            check_candidates("prior_candidates", candidates)?;
         }
         check_stage(&self.prior, "prior.steps", Some("prior.guidance"))?;
         self.painting.validate()

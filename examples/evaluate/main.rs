@@ -63,6 +63,9 @@ struct Arguments {
     /// Guidance of the prior and the decoder; by default what the model recommends, and 4 and 8 where it does not.
     #[arg(long, num_args = 2)]
     guidance: Option<Vec<f64>>,
+    /// Embeddings that the prior draws for each picture; by default what the model recommends, and 1 where it does not.
+    #[arg(long)]
+    candidates: Option<usize>,
     /// Decides every random number.
     #[arg(long, default_value_t = 1)]
     seed: u64,

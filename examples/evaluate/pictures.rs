@@ -30,14 +30,17 @@ pub(crate) fn request<C: Into<String>>(
     captions: impl IntoIterator<Item = C>,
     arguments: &Arguments,
 ) -> GenerateRequest {
-    let request = GenerateRequest::of_captions(captions)
+    let mut request = GenerateRequest::of_captions(captions)
         .seed(arguments.seed)
         .prior_steps(arguments.steps[0])
         .decoder_steps(arguments.steps[1]);
-    match &arguments.guidance {
-        Some(guidance) => request.prior_guidance(guidance[0]).decoder_guidance(guidance[1]),
-        None => request,
+    if let Some(guidance) = &arguments.guidance {
+        request = request.prior_guidance(guidance[0]).decoder_guidance(guidance[1]);
     }
+    if let Some(candidates) = arguments.candidates {
+        request = request.prior_candidates(candidates);
+    }
+    request
 }
 
 /// The decoder's pictures of the samples' captions.

@@ -88,10 +88,11 @@ impl Run<'_> {
         let prior = inner.prior(OPERATION)?;
         let timer = self.start(Stage::Prior, prior.loading);
         let device = &inner.reading.device;
-        let (pictures, candidates) = (request.pictures(), request.prior_candidates);
+        let supplied = request.painting.supplied.prior_noise.as_ref();
+        let own = if supplied.is_some() { 1 } else { inner.specs.guidance.prior_candidates };
+        let (pictures, candidates) = (request.pictures(), request.prior_candidates.unwrap_or(own));
         let rows = pictures * candidates;
         let width = prior.part.config().embedding_dim;
-        let supplied = request.painting.supplied.prior_noise.as_ref();
         let mut expanded;
         let noise = match noise {
             NoiseRoot::Counter(seeds) if candidates > 1 => {

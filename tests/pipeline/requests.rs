@@ -2,7 +2,7 @@
 
 use unclip::{
     GenerateRequest, HostTensor, Painting, PictureMetadata, Replay, SamplerKind, Stage, Supplied,
-    SuppliedNoise, VariationRequest, Warning, image::RgbImage,
+    SuppliedNoise, VariationRequest, Warning, core::checkpoint::SaveOptions, image::RgbImage,
 };
 
 use crate::{builder, pipeline, quick};
@@ -108,6 +108,27 @@ fn candidates_take_the_embedding_nearest_to_the_caption() {
         embedding.values.iter().zip(&text.values).map(|(a, b)| a * b).sum::<f32>()
     };
     assert!(product(4) > product(1), "{} is not above {}", product(4), product(1));
+}
+
+#[test]
+fn a_model_may_want_more_candidates_than_one() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    pipeline().save(folder.path(), &SaveOptions::default()).expect("is written");
+    std::fs::write(
+        folder.path().join("guidance.json"),
+        r#"{"prior": 4.0, "decoder": 8.0, "prior_candidates": 4}"#,
+    )
+    .expect("is written");
+    let own = builder().model_dir(folder.path()).build().expect("a whole model");
+    let draw = |pipeline: &unclip::Pipeline, request: GenerateRequest| {
+        HostTensor::read(&pipeline.sample_prior(request).expect("valid")).expect("readable")
+    };
+    let plain = pipeline();
+    let four = draw(&plain, quick("a cat").prior_candidates(4));
+    let one = draw(&plain, quick("a cat"));
+    assert_eq!(draw(&own, quick("a cat")).values, four.values);
+    assert_eq!(draw(&own, quick("a cat").prior_candidates(1)).values, one.values);
+    assert_ne!(one.values, four.values);
 }
 
 #[test]
