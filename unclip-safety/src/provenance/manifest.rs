@@ -308,6 +308,9 @@ fn context(roots: Option<&str>) -> c2pa::Result<Context> {
 
 /// Runs the crate's code, which parses what anybody may have written through many parsers of others: should one of them
 /// panic, that is an error like any other.
+///
+/// The program's panic hook has run by then, and the standard one writes a line to stderr: a hook is the whole program's,
+/// so a library leaves it alone.
 fn guarded<T>(work: impl FnOnce() -> c2pa::Result<T>) -> Result<T, String> {
     match catch_unwind(AssertUnwindSafe(work)) {
         Ok(Ok(done)) => Ok(done),
