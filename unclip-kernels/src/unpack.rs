@@ -45,13 +45,16 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{Format, testing::values};
+    use crate::{
+        Format,
+        testing::{upto, values},
+    };
 
     proptest! {
         #[test]
         fn unpacking_undoes_packing(
-            columns in 1usize..40,
-            depth in 1usize..70,
+            columns in upto(40),
+            depth in upto(70),
             rows in 1usize..4,
             cols in 1usize..4,
         ) {
