@@ -27,8 +27,13 @@ const READ_SIDE: usize = 2048;
 const CANDIDATES: usize = 6;
 /// Below this side a mark that was there may well be gone.
 const SURE_SIDE: u32 = 128;
-/// The binary logarithm of the (scale, offset) pairs that a search tries at most.
-const LOG2_TRIED: f64 = 21.0;
+/// Scales about each of the search's own that are looked at closely, on either side.
+const FINER: i32 = 5;
+/// The binary logarithms of the places that pictures are looked at without a search (the corner, at the usual scales), and
+/// of all those that a search may end at. Half of the accepted chance of a false positive is for either kind, so that
+/// pictures that were never cut do not pay for the search.
+const LOG2_WHOLE: f64 = 6.0;
+const LOG2_SEARCHED: f64 = 23.0;
 
 /// Looks for marks that [`InvisibleMark`](super::InvisibleMark) made under the same key.
 #[derive(Debug, Clone)]
@@ -64,9 +69,10 @@ pub struct Reading {
     /// Decimal logarithm of an upper bound of the chance that a picture without the mark agrees with any payload this well
     /// at any of the places searched, over the choice of keys.
     ///
-    /// The signs of a key are even and independent, so the agreement with one payload at one place exceeds `t` with a
-    /// chance of at most `exp(−t²/2)` (Hoeffding), whatever the picture; the bound sums this over 2⁴⁸ payloads and 2²¹
-    /// places.
+    /// The signs of a key are even and independent, so the agreement of votes `w`, of length 1, with one payload at one
+    /// place reaches `t` with a chance of at most `Π cosh(λwᵢ) · exp(−λt)` for every `λ` (Chernoff), whatever the picture.
+    /// The bound sums this over 2⁴⁸ payloads and twice the places of one kind: 2⁶ for a picture that was never cut, at the
+    /// usual scales; 2²³ for all others.
     pub log10_false_positive: f64,
     /// How large the pattern is: 1, or 1.5 where the picture is mostly even, times what the picture was enlarged by since it
     /// was marked.
@@ -129,7 +135,7 @@ impl Detector {
         let mut look = |place: Place| {
             let reading = self.read_at(&plane, place)?;
             let sure = self.accepts(&reading);
-            let key = |reading: &Reading| (reading.checksum_agrees, reading.agreement);
+            let key = |reading: &Reading| (reading.checksum_agrees, -reading.log10_false_positive);
             if best.as_ref().is_none_or(|best| key(&reading) > key(best)) {
                 best = Some(reading);
             }
@@ -137,7 +143,7 @@ impl Detector {
         };
         for scale in usual_scales(picture) {
             // Most pictures were never cut.
-            let whole = Place { agreement: 0.0, scale, x: 0, y: 0 };
+            let whole = Place { agreement: 0.0, log2_places: LOG2_WHOLE, scale, x: 0, y: 0 };
             if look(whole).is_some() {
                 return best;
             }
@@ -154,7 +160,7 @@ impl Detector {
             .collect();
         places.sort_by(|a, b| b.agreement.total_cmp(&a.agreement));
         for rough in places.into_iter().take(CANDIDATES) {
-            let finer = (-5..=5).map(|k| rough.scale * SCALE_STEP.powf(f64::from(k) / 9.0));
+            let finer = (-FINER..=FINER).map(|k| rough.scale * SCALE_STEP.powf(f64::from(k) / 9.0));
             let place = finer
                 .flat_map(|scale| self.places(&plane, scale, 2 * SEARCH_SIDE, 1))
                 .max_by(|a, b| a.agreement.total_cmp(&b.agreement));
@@ -196,7 +202,8 @@ impl Detector {
                     }
                 }
                 let (x, y) = (x + BLOCK * across, y + BLOCK * down);
-                places.push(Place { agreement: agreement / power, scale, x, y });
+                let agreement = agreement / power;
+                places.push(Place { agreement, log2_places: LOG2_SEARCHED, scale, x, y });
             }
         }
         let best_first = |a: &Place, b: &Place| b.agreement.total_cmp(&a.agreement);
@@ -240,9 +247,10 @@ impl Detector {
         let signs = self.pattern.spread(&code::encode(&payload));
         let agreement =
             slots.iter().zip(signs).map(|(vote, sign)| f64::from(vote * sign)).sum::<f64>() / power;
-        let log2_hypotheses = (8 * PAYLOAD_BYTES) as f64 + LOG2_TRIED;
+        let weights = slots.map(|vote| f64::from(vote.abs()) / power);
+        let log2_hypotheses = (8 * PAYLOAD_BYTES) as f64 + place.log2_places + 1.0;
         let log10_false_positive = log2_hypotheses * std::f64::consts::LOG10_2
-            - agreement * agreement / 2.0 * std::f64::consts::LOG10_E;
+            + log_chance(&weights, agreement) * std::f64::consts::LOG10_E;
         Some(Reading {
             payload: Payload(payload),
             checksum_agrees,
@@ -254,10 +262,38 @@ impl Detector {
     }
 }
 
+/// Chernoff's bound of the logarithm of the chance that the sum of `weights`, each under a sign of its own, reaches
+/// `agreement`. The weights are positive and of length 1; at most Hoeffding's `−agreement²/2`.
+fn log_chance(weights: &[f64; SLOTS], agreement: f64) -> f64 {
+    // Every lambda gives a bound. The derivative rises ever more slowly, so that Newton's steps, from the lambda that is
+    // best for Hoeffding on, come near the best one from below.
+    let mut lambda = agreement.max(0.0);
+    let mut least = 0.0_f64;
+    for _ in 0..8 {
+        let (mut bound, mut slope, mut curve) = (-lambda * agreement, -agreement, 0.0);
+        for weight in weights {
+            let x = lambda * weight;
+            let tanh = x.tanh();
+            // The logarithm of the hyperbolic cosine, which itself may be too large to hold.
+            bound += x + (-2.0 * x).exp().ln_1p() - std::f64::consts::LN_2;
+            slope += weight * tanh;
+            curve += weight * weight * (1.0 - tanh * tanh);
+        }
+        least = least.min(bound);
+        if slope >= 0.0 || curve < 1e-9 {
+            break;
+        }
+        lambda -= slope / curve;
+    }
+    least
+}
+
 /// Where a tile may lie.
 #[derive(Debug, Clone, Copy)]
 struct Place {
     agreement: f32,
+    /// Of the places of its kind.
+    log2_places: f64,
     scale: f64,
     x: usize,
     y: usize,
@@ -468,6 +504,44 @@ mod tests {
         assert_eq!(found(&means).map(|reading| reading.scale), Some(1.5));
         let part = crop_imm(&marked, 13, 50, 181, 181).to_image();
         assert!(found(&part).is_some(), "half of the area");
+    }
+
+    #[test]
+    fn the_bound_lies_between_the_exact_chance_and_hoeffdings() {
+        // Equal weights: the sum is a binomial draw.
+        let weights = [1.0 / 16.0; SLOTS];
+        let log_choose: Vec<f64> = (0..SLOTS)
+            .scan(0.0, |log, k| {
+                let here = *log;
+                *log += ((SLOTS - k) as f64 / (k + 1) as f64).ln();
+                Some(here)
+            })
+            .collect();
+        for wrong in [0, 10, 30, 40, 60, 100, 127] {
+            let agreement = (SLOTS - 2 * wrong) as f64 / 16.0;
+            let chance: f64 = (0..=wrong).map(|k| (log_choose[k] - log_choose[wrong]).exp()).sum();
+            let exact = chance.ln() + log_choose[wrong] - SLOTS as f64 * std::f64::consts::LN_2;
+            let bound = log_chance(&weights, agreement);
+            assert!(bound >= exact - 1e-9, "{wrong} wrong: {bound} below {exact}");
+            assert!(bound <= exact + 4.0, "{wrong} wrong: {bound} far above {exact}");
+            assert!(bound <= -agreement * agreement / 2.0, "{wrong} wrong: {bound}");
+        }
+        let weights: [f64; SLOTS] = std::array::from_fn(|k| if k == 0 { 1.0 } else { 0.0 });
+        let one = log_chance(&weights, 1.0);
+        assert!((-std::f64::consts::LN_2 - 1e-9..=-0.5).contains(&one), "one sign: {one}");
+        assert_eq!(log_chance(&weights, -0.5), 0.0, "no agreement");
+    }
+
+    #[test]
+    fn no_more_places_are_tried_than_the_bound_counts() {
+        for (width, height) in [(97, 411), (256, 256), (1000, 700), (3000, 2999)] {
+            let usual = usual_scales(&RgbImage::new(width, height)).len() as f64;
+            assert!(usual.log2() <= LOG2_WHOLE, "{usual} usual scales");
+            let rough = ((SCALES.1 / SCALES.0).ln() / SCALE_STEP.ln()).ceil();
+            let scales = usual + rough * f64::from(2 * FINER + 1);
+            let places = scales * (PERIOD * PERIOD) as f64;
+            assert!(places.log2() <= LOG2_SEARCHED, "{places} places");
+        }
     }
 
     #[test]
