@@ -54,12 +54,10 @@ fn main() -> anyhow::Result<()> {
         upsample: StageSettings { steps: Some(arguments.steps), ..StageSettings::default() },
         ..Painting::default()
     };
-    for ((picture, _), path) in
-        pipeline.upscale(&pictures, &painting)?.iter().zip(&arguments.pictures)
-    {
+    for (image, path) in pipeline.upscale(&pictures, &painting)?.iter().zip(&arguments.pictures) {
         let name = path.file_stem().unwrap_or_default().to_string_lossy();
-        let output = arguments.output.join(format!("{name}-{}.png", picture.width()));
-        picture.save(&output).with_context(|| format!("writing {}", output.display()))?;
+        let output = arguments.output.join(format!("{name}-{}.png", image.picture.width()));
+        image.save(&output).with_context(|| format!("writing {}", output.display()))?;
         println!("{}", output.display());
     }
     Ok(())

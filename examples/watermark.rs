@@ -1,4 +1,4 @@
-//! The invisible mark: put it on, read it, and see what it survives.
+//! The invisible mark: put it on, read it, and see what it survives. Detecting says what else a file shows of its origin.
 //!
 //! ```text
 //! cargo run --release --example watermark -- embed photo.png marked.png
@@ -29,7 +29,8 @@ use unclip::{
     },
     safety::{
         Watermark,
-        mark::{Detection, Detector, InvisibleMark, Payload},
+        mark::{Detection, Detector, InvisibleMark, Payload, Signature, is_signed_by_dall_e_2},
+        provenance::{carries_manifest, read_origin},
     },
 };
 
@@ -146,6 +147,8 @@ fn report(path: &Path, detector: &Detector, json: bool) -> anyhow::Result<()> {
                 "log10_false_positive": reading.as_ref().map(|reading| reading.log10_false_positive),
                 "scale": reading.as_ref().map(|reading| reading.scale),
                 "seconds": seconds,
+                "signature": signature(&picture),
+                "origin": origin(path)?,
             })
         );
         return Ok(());
@@ -161,13 +164,42 @@ fn report(path: &Path, detector: &Detector, json: bool) -> anyhow::Result<()> {
         Detection::CannotSay { reason } => println!("{}: cannot say: {reason}", path.display()),
         _ => println!("{}: no mark found", path.display()),
     }
+    if let Some(of) = signature(&picture) {
+        println!("  the squares of {of} in its corner");
+    }
+    if let Some(says) = origin(path)? {
+        println!("  the file says: {says}");
+    }
     Ok(())
+}
+
+/// Whose five squares stand in the corner.
+fn signature(picture: &RgbImage) -> Option<&'static str> {
+    if Signature::new().is_on(picture) {
+        return Some("unclip");
+    }
+    is_signed_by_dall_e_2(picture).then_some("DALL·E 2")
+}
+
+/// What the file says of its origin; that it cannot be read where its XMP is damaged or hostile.
+fn origin(path: &Path) -> anyhow::Result<Option<String>> {
+    let file = fs::read(path)?;
+    let says = match read_origin(&file) {
+        Ok(origin) => origin.and_then(|origin| origin.source_type),
+        Err(error) => Some(error.to_string()),
+    };
+    let manifest = carries_manifest(&file).unwrap_or(false);
+    Ok(match (says, manifest) {
+        (Some(says), true) => Some(format!("{says}, and a C2PA manifest, not verified here")),
+        (None, true) => Some("a C2PA manifest, not verified here".into()),
+        (says, false) => says,
+    })
 }
 
 /// A name and what it does to a picture.
 type Attack = (&'static str, fn(&RgbImage) -> RgbImage);
 
-const ATTACKS: [Attack; 12] = [
+const ATTACKS: [Attack; 14] = [
     ("as marked", RgbImage::clone),
     ("JPEG 75", |picture| jpeg(picture, 75)),
     ("JPEG 50", |picture| jpeg(picture, 50)),
@@ -178,7 +210,9 @@ const ATTACKS: [Attack; 12] = [
     ("half the area, middle", |picture| cropped(picture, 1)),
     ("darker", |picture| levels(picture, 0.7, 0.0)),
     ("brighter", |picture| levels(picture, 1.0, 30.0)),
+    ("30 % brighter", |picture| levels(picture, 1.3, 0.0)),
     ("more contrast", |picture| levels(picture, 1.3, -38.0)),
+    ("noise", noisy),
     ("blur", |picture| imageops::blur(picture, 1.0)),
 ];
 
@@ -208,6 +242,18 @@ fn levels(picture: &RgbImage, gain: f32, lift: f32) -> RgbImage {
     let mut picture = picture.clone();
     for Rgb(pixel) in picture.pixels_mut() {
         *pixel = pixel.map(|value| (f32::from(value) * gain + lift).clamp(0.0, 255.0) as u8);
+    }
+    picture
+}
+
+/// Even noise of deviation 5.
+fn noisy(picture: &RgbImage) -> RgbImage {
+    let mut picture = picture.clone();
+    let mut state = 1_u32;
+    for value in picture.as_flat_samples_mut().samples {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        let change = (state >> 16) as f32 / 65_536.0 * 17.3 - 8.65;
+        *value = (f32::from(*value) + change).round().clamp(0.0, 255.0) as u8;
     }
     picture
 }

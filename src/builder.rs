@@ -167,7 +167,8 @@ impl PipelineBuilder {
 
     /// Sets the filter that judges captions, given pictures and finished pictures; by default a [`Guard`] with the
     /// [standard](Policy::standard) policy: the built-in lists for captions, OpenNSFW for pictures (feature `nsfw`, on by
-    /// default), and with the feature `faces` a detector of faces for given pictures.
+    /// default), and with the feature `faces` a detector of faces for given pictures. Without that feature faces are not looked
+    /// for, whatever the policy says of them, and [`build`](Self::build) says so in the log as information.
     ///
     /// [`build`](Self::build) says in the log what a filter leaves [unchecked](SafetyFilter::unchecked).
     pub fn safety(mut self, filter: impl SafetyFilter + 'static) -> Self {
@@ -187,8 +188,8 @@ impl PipelineBuilder {
         self.safety(NoFilter)
     }
 
-    /// Records every request that may yield pictures, with its verdicts; see also [`Pipeline::for_user`]. Nothing is
-    /// recorded by default.
+    /// Records every request, those for embeddings and raw tensors included, with the verdicts on what it was refused for or
+    /// on its pictures; see also [`Pipeline::for_user`]. Nothing is recorded by default.
     pub fn audit(mut self, sink: impl AuditSink + 'static) -> Self {
         self.audit = Some(Arc::new(sink));
         self
@@ -362,9 +363,17 @@ impl PipelineBuilder {
 /// The built-in checks under `policy`; the network runs where the model does.
 fn guard(policy: Policy, device: &Device) -> Guard {
     #[cfg(feature = "nsfw")]
-    let judges_pictures = !policy.uploads.is_empty() || !policy.outputs.is_empty();
+    let judges_pictures = {
+        use unclip_safety::Subject::{Output, Upload};
+        !policy.is_idle(Upload) || !policy.is_idle(Output)
+    };
     #[cfg(not(feature = "nsfw"))]
     let _ = device;
+    // No warning: few pipelines are given pictures of people, and every one would warn.
+    #[cfg(not(feature = "faces"))]
+    if policy.faces != unclip_safety::FacePolicy::Allow {
+        tracing::info!("faces in given pictures are not looked for: the feature `faces` is off");
+    }
     let guard = Guard::new(policy);
     #[cfg(feature = "faces")]
     let guard = guard.faces(unclip_safety::picture::FrontalFaces::bundled());

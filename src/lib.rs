@@ -44,7 +44,7 @@ pub use host_tensor::HostTensor;
 pub use image;
 pub use metadata::{PictureMetadata, Replay};
 pub use operation::TextEmbedding;
-pub use output::{GeneratedImage, Generation, StageTiming, Timings, Warning};
+pub use output::{EnlargedImage, GeneratedImage, Generation, StageTiming, Timings, Warning};
 pub use parts::{DecoderPart, ImagePart, PriorPart, TextPart, UpsamplerPart};
 pub use pipeline::Pipeline;
 pub use progress::Progress;

@@ -3,8 +3,8 @@
 use std::{fmt, io::Cursor, path::Path, time::Duration};
 
 use image::{
-    RgbImage,
-    codecs::{jpeg::JpegEncoder, webp::WebPEncoder},
+    ImageEncoder, RgbImage,
+    codecs::{jpeg::JpegEncoder, png::PngEncoder, webp::WebPEncoder},
 };
 use serde::{Deserialize, Serialize};
 use unclip_core::{Stage, checkpoint};
@@ -20,6 +20,8 @@ use crate::{
 
 /// The quality of saved JPEG files.
 const JPEG_QUALITY: u8 = 92;
+/// What files name as the program that made them.
+const TOOL: &str = concat!("unclip ", env!("CARGO_PKG_VERSION"));
 
 /// The pictures of one request, and how they came about.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -64,11 +66,10 @@ impl GeneratedImage {
     /// When the file cannot be written or the picture not encoded; no partial file is left behind.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
-        let extension = path.extension().map(|end| end.to_ascii_lowercase());
-        let bytes = match extension.as_deref().and_then(|end| end.to_str()) {
-            Some("jpg" | "jpeg") => self.to_jpeg(path)?,
-            Some("webp") => self.to_webp(path)?,
-            _ => self.to_png(path)?,
+        let bytes = match Format::of(path) {
+            Format::Jpeg => self.to_jpeg(path)?,
+            Format::WebP => self.to_webp(path)?,
+            Format::Png => self.to_png(path)?,
         };
         Ok(checkpoint::write_atomic(path, &bytes)?)
     }
@@ -79,7 +80,8 @@ impl GeneratedImage {
     ///
     /// When the picture cannot be encoded; `origin` names it in the error.
     pub fn to_png(&self, origin: impl AsRef<Path>) -> Result<Vec<u8>> {
-        labelled(&write_png(&self.picture, &self.metadata, origin.as_ref())?)
+        let png = write_png(&self.picture, &self.metadata, origin.as_ref())?;
+        Ok(write_origin(&png, &Origin::trained(TOOL))?)
     }
 
     /// The JPEG that [`save`](Self::save) writes, of quality 92.
@@ -88,10 +90,8 @@ impl GeneratedImage {
     ///
     /// As [`to_png`](Self::to_png).
     pub fn to_jpeg(&self, origin: impl AsRef<Path>) -> Result<Vec<u8>> {
-        let mut bytes = Vec::new();
-        let encoder = JpegEncoder::new_with_quality(&mut bytes, JPEG_QUALITY);
-        self.picture.write_with_encoder(encoder).map_err(cannot_encode(origin.as_ref()))?;
-        labelled(&bytes)
+        let jpeg = Format::Jpeg.encode(&self.picture, origin.as_ref())?;
+        Ok(write_origin(&jpeg, &Origin::trained(TOOL))?)
     }
 
     /// The lossless WebP that [`save`](Self::save) writes.
@@ -100,21 +100,75 @@ impl GeneratedImage {
     ///
     /// As [`to_png`](Self::to_png).
     pub fn to_webp(&self, origin: impl AsRef<Path>) -> Result<Vec<u8>> {
-        let mut bytes = Vec::new();
-        let encoder = WebPEncoder::new_lossless(&mut bytes);
-        self.picture.write_with_encoder(encoder).map_err(cannot_encode(origin.as_ref()))?;
-        labelled(&bytes)
+        let webp = Format::WebP.encode(&self.picture, origin.as_ref())?;
+        Ok(write_origin(&webp, &Origin::trained(TOOL))?)
     }
 }
 
-/// The file with what it says of its origin.
-fn labelled(file: &[u8]) -> Result<Vec<u8>> {
-    Ok(write_origin(file, &Origin::trained(concat!("unclip ", env!("CARGO_PKG_VERSION"))))?)
+/// A given picture, enlarged.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EnlargedImage {
+    /// The picture.
+    pub picture: RgbImage,
+    /// What the safety filter said of it, before and after.
+    pub verdict: Verdict,
 }
 
-fn cannot_encode(origin: &Path) -> impl FnOnce(image::ImageError) -> unclip_core::Error {
-    let origin = origin.display().to_string();
-    |source| unclip_core::Error::Picture { action: "encode", origin, source }
+impl EnlargedImage {
+    /// Saves the picture as [`GeneratedImage::save`] does, without metadata. The file says in XMP that a trained model made a
+    /// part of it.
+    ///
+    /// # Errors
+    ///
+    /// As [`GeneratedImage::save`].
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        let path = path.as_ref();
+        let file = Format::of(path).encode(&self.picture, path)?;
+        let labelled = write_origin(&file, &Origin::composite(TOOL))?;
+        Ok(checkpoint::write_atomic(path, &labelled)?)
+    }
+}
+
+/// A kind of file that pictures are saved as.
+#[derive(Debug, Clone, Copy)]
+enum Format {
+    Png,
+    Jpeg,
+    WebP,
+}
+
+impl Format {
+    /// The kind that a file's name asks for.
+    fn of(path: &Path) -> Self {
+        let extension = path.extension().map(|end| end.to_ascii_lowercase());
+        match extension.as_deref().and_then(|end| end.to_str()) {
+            Some("jpg" | "jpeg") => Self::Jpeg,
+            Some("webp") => Self::WebP,
+            _ => Self::Png,
+        }
+    }
+
+    /// The bare picture as such a file, which `origin` names in errors.
+    fn encode(self, picture: &RgbImage, origin: &Path) -> Result<Vec<u8>> {
+        fn with(
+            encoder: impl ImageEncoder,
+            picture: &RgbImage,
+            origin: &Path,
+        ) -> unclip_core::Result<()> {
+            let origin = origin.display().to_string();
+            let failed = |source| unclip_core::Error::Picture { action: "encode", origin, source };
+            picture.write_with_encoder(encoder).map_err(failed)
+        }
+        let mut bytes = Vec::new();
+        match self {
+            Self::Png => with(PngEncoder::new(&mut bytes), picture, origin),
+            Self::Jpeg => {
+                with(JpegEncoder::new_with_quality(&mut bytes, JPEG_QUALITY), picture, origin)
+            }
+            Self::WebP => with(WebPEncoder::new_lossless(&mut bytes), picture, origin),
+        }?;
+        Ok(bytes)
+    }
 }
 
 /// What the caller should know about a result.

@@ -4,11 +4,11 @@ use std::ops::ControlFlow;
 
 use burn::tensor::Tensor;
 use image::RgbImage;
+use serde::Serialize;
 use unclip_core::{
     Stage,
     resize::{Filter, resize_rgb8},
 };
-use unclip_safety::Verdict;
 
 use super::{
     generate::fresh_seed,
@@ -18,10 +18,27 @@ use super::{
     text::TextEmbedding,
 };
 use crate::{
-    Painting, Pipeline, Progress,
+    EnlargedImage, Painting, Pipeline, Progress, Supplied,
     error::{Error, Result, invalid},
     noise_plan::NoiseRoot,
 };
+
+/// Requests that are no data of their own, as the record shows them.
+#[derive(Serialize)]
+struct Captions<'a> {
+    captions: &'a [&'a str],
+}
+
+#[derive(Serialize)]
+struct Pictures {
+    pictures: usize,
+}
+
+#[derive(Serialize)]
+struct Decoding<'a> {
+    caption: &'a str,
+    painting: &'a Painting,
+}
 
 impl Pipeline {
     /// What CLIP's text encoder says of captions.
@@ -30,6 +47,12 @@ impl Pipeline {
     ///
     /// [`Error::Refused`] when the safety filter refuses a caption, and what encoding says.
     pub fn embed_text(&self, captions: &[&str]) -> Result<TextEmbedding> {
+        let result = self.encode_captions(captions);
+        let nothing = Supplied::default();
+        self.audited("embed_text", &Captions { captions }, &nothing, result, |_| Vec::new())
+    }
+
+    fn encode_captions(&self, captions: &[&str]) -> Result<TextEmbedding> {
         if captions.is_empty() {
             return Err(invalid("captions", "an empty list", "at least one caption"));
         }
@@ -46,6 +69,12 @@ impl Pipeline {
     /// [`Error::Unavailable`] when the model has no image encoder, [`Error::Refused`] when the safety filter refuses a
     /// picture.
     pub fn embed_images(&self, pictures: &[RgbImage]) -> Result<Tensor<2>> {
+        let (count, result) =
+            (Pictures { pictures: pictures.len() }, self.encode_pictures(pictures));
+        self.audited("embed_images", &count, &Supplied::default(), result, |_| Vec::new())
+    }
+
+    fn encode_pictures(&self, pictures: &[RgbImage]) -> Result<Tensor<2>> {
         if pictures.is_empty() {
             return Err(invalid("pictures", "an empty list", "at least one picture"));
         }
@@ -64,6 +93,17 @@ impl Pipeline {
     ///
     /// When the embeddings are of another width, and as [`generate`](Self::generate).
     pub fn decode_tensor(
+        &self,
+        embeddings: Tensor<2>,
+        caption: &str,
+        painting: &Painting,
+    ) -> Result<Tensor<4>> {
+        let result = self.decode_embeddings(embeddings, caption, painting);
+        let request = Decoding { caption, painting };
+        self.audited("decode_tensor", &request, &painting.supplied, result, |_| Vec::new())
+    }
+
+    fn decode_embeddings(
         &self,
         embeddings: Tensor<2>,
         caption: &str,
@@ -110,6 +150,11 @@ impl Pipeline {
     ///
     /// When the pictures are not of the decoder's size, and as [`generate`](Self::generate).
     pub fn upscale_tensor(&self, small: Tensor<4>, painting: &Painting) -> Result<Tensor<4>> {
+        let result = self.enlarge_tensor(small, painting);
+        self.audited("upscale_tensor", painting, &painting.supplied, result, |_| Vec::new())
+    }
+
+    fn enlarge_tensor(&self, small: Tensor<4>, painting: &Painting) -> Result<Tensor<4>> {
         painting.validate()?;
         let inner = &self.inner;
         let side = inner.specs.decoder.config.sample_size;
@@ -140,10 +185,10 @@ impl Pipeline {
         &self,
         pictures: &[RgbImage],
         painting: &Painting,
-    ) -> Result<Vec<(RgbImage, Verdict)>> {
+    ) -> Result<Vec<EnlargedImage>> {
         let result = self.enlarge_pictures(pictures, painting);
         self.audited("upscale", painting, &painting.supplied, result, |done| {
-            done.iter().map(|(_, verdict)| verdict.clone()).collect()
+            done.iter().map(|image| image.verdict.clone()).collect()
         })
     }
 
@@ -151,7 +196,7 @@ impl Pipeline {
         &self,
         pictures: &[RgbImage],
         painting: &Painting,
-    ) -> Result<Vec<(RgbImage, Verdict)>> {
+    ) -> Result<Vec<EnlargedImage>> {
         painting.validate()?;
         let inner = &self.inner;
         if pictures.is_empty() {
@@ -179,7 +224,10 @@ impl Pipeline {
         painted
             .into_iter()
             .zip(verdicts.into_iter().zip(finished))
-            .map(|(picture, (before, finished))| run.release(picture, None, before, finished))
+            .map(|(picture, (before, finished))| {
+                let (picture, verdict) = run.release(picture, None, before, finished)?;
+                Ok(EnlargedImage { picture, verdict })
+            })
             .collect()
     }
 }

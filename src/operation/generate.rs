@@ -122,6 +122,12 @@ impl Pipeline {
     /// As [`generate`](Self::generate).
     pub fn sample_prior(&self, request: impl Into<GenerateRequest>) -> Result<Tensor<2>> {
         let mut request: GenerateRequest = request.into();
+        let result = self.draw_embeddings(&mut request);
+        let supplied = &request.painting.supplied;
+        self.audited("sample_prior", &request, supplied, result, |_| Vec::new())
+    }
+
+    fn draw_embeddings(&self, request: &mut GenerateRequest) -> Result<Tensor<2>> {
         request.validate()?;
         let seed = *request.painting.seed.get_or_insert_with(fresh_seed);
         let mut progress = |_: Progress<'_>| ControlFlow::Continue(());
@@ -130,9 +136,9 @@ impl Pipeline {
             request.captions.iter().chain(&request.negative_caption).map(String::as_str),
         )?;
         let mut noise = NoiseRoot::new(request.painting.noise, seed, request.pictures());
-        let conditions = run.conditions(&request)?;
+        let conditions = run.conditions(request)?;
         run.judge_caption_embeddings(&conditions.text.embedding)?;
-        Ok(run.sample_prior(&request, &conditions, &mut noise)?.values)
+        Ok(run.sample_prior(request, &conditions, &mut noise)?.values)
     }
 }
 

@@ -110,13 +110,13 @@ impl<'a> Run<'a> {
         let mut verdicts = Vec::with_capacity(pictures.len());
         for (k, picture) in pictures.iter().enumerate() {
             let verdict = self.inner.filter.check_upload(&Upload::new(picture).consent(consent));
-            let mut regions = verdict.regions(Action::Blur).peekable();
-            if verdict.action == Action::Blur && regions.peek().is_some() {
-                regions.for_each(|region| region.blur(&mut used.to_mut()[k]));
-                verdicts.push(verdict);
-            } else {
-                drop(regions);
-                verdicts.push(passed(verdict)?);
+            match verdict.regions_to_blur() {
+                Some(regions) => {
+                    let picture = &mut used.to_mut()[k];
+                    regions.into_iter().for_each(|region| region.blur(picture));
+                    verdicts.push(verdict);
+                }
+                None => verdicts.push(passed(verdict)?),
             }
         }
         Ok((used, verdicts))

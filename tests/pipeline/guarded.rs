@@ -55,7 +55,7 @@ fn pictures_of(pipeline: &Pipeline, function: &str) -> Vec<RgbImage> {
         "Pipeline::upscale" => {
             let two = [given[0].clone(), given[0].clone()];
             let enlarged = pipeline.upscale(&two, &painting).expect("pictures to enlarge");
-            return enlarged.into_iter().map(|(picture, _)| picture).collect();
+            return enlarged.into_iter().map(|image| image.picture).collect();
         }
         "Progress::preview" => {
             let mut previews = Vec::new();
@@ -116,7 +116,9 @@ fn every_public_function_that_returns_pictures_is_known_and_raw_tensors_say_so_i
     }
     let pictures: BTreeSet<&str> = found
         .iter()
-        .filter(|(_, returns)| ["RgbImage", "Generat"].iter().any(|of| returns.contains(of)))
+        .filter(|(_, returns)| {
+            ["Image", "Generat", "Vec<u8>", "impl "].iter().any(|of| returns.contains(of))
+        })
         .map(|(name, _)| name.as_str())
         .collect();
     assert_eq!(pictures, BTreeSet::from(PICTURES));
@@ -154,6 +156,15 @@ fn every_saved_file_says_that_a_model_made_it() {
         image.save(&path).expect("a writable folder");
         let origin = provenance::read_origin(&fs::read(path).expect("just written"));
         let expected = Origin::trained(concat!("unclip ", env!("CARGO_PKG_VERSION")));
+        assert_eq!(origin.expect("our own file"), Some(expected), "{name}");
+    }
+    let enlarged = pipeline().upscale(&[image.picture], &Painting::default());
+    let enlarged = enlarged.expect("a picture to enlarge").remove(0);
+    for name in ["b.png", "b.jpeg", "b.webp"] {
+        let path = folder.path().join(name);
+        enlarged.save(&path).expect("a writable folder");
+        let origin = provenance::read_origin(&fs::read(&path).expect("just written"));
+        let expected = Origin::composite(concat!("unclip ", env!("CARGO_PKG_VERSION")));
         assert_eq!(origin.expect("our own file"), Some(expected), "{name}");
     }
 }
@@ -199,6 +210,15 @@ fn the_default_filter_looks_at_everything_with_a_network_for_pictures() {
     assert_eq!(varied.verdict.findings.len(), 2, "given and finished: {}", varied.verdict);
 }
 
+#[cfg(not(feature = "faces"))]
+#[test]
+fn that_faces_are_not_looked_for_is_said_where_the_policy_minds_them() {
+    let said =
+        |policy| log_of(|| drop(builder().policy(policy).build())).contains("faces in given");
+    assert!(said(Policy::standard()), "the standard policy asks for consent");
+    assert!(!said(Policy::off()), "the policy off allows them");
+}
+
 #[test]
 fn whatever_is_switched_off_is_said_in_the_log() {
     let off = "safety checks are off";
@@ -208,6 +228,11 @@ fn whatever_is_switched_off_is_said_in_the_log() {
         (&[off], &|| drop(pipeline().with_safety(NoFilter))),
         (&["given pictures are not checked", "finished pictures are not checked"], &|| {
             drop(builder().safety(Guard::new(Policy::standard())).build());
+        }),
+        // A policy whose rules lead to nothing is as good as none.
+        (&["finished pictures are not checked"], &|| {
+            let outputs = [(Category::Sexual, Ladder::default())].into();
+            drop(builder().policy(Policy { outputs, ..Policy::standard() }).build());
         }),
         (&["without the invisible mark"], &|| drop(builder().invisible_mark(None).build())),
         (&["without the signature"], &|| drop(builder().signature(None).build())),

@@ -159,6 +159,25 @@ fn faces_are_blurred_unless_the_request_states_consent() {
 }
 
 #[test]
+fn a_picture_that_is_to_be_blurred_as_a_whole_is_not_used_with_only_its_faces_blurred() {
+    /// Finds a face in a corner, and fault with the whole picture.
+    #[derive(Debug)]
+    struct CornerAndWhole;
+    impl SafetyFilter for CornerAndWhole {
+        fn check_upload(&self, _: &Upload<'_>) -> Verdict {
+            let region = Evidence::Region(Region { x: 0, y: 0, width: 16, height: 16 });
+            let face = Signal::new(Category::PublicFigures, 1.0, "faces").evidence(region);
+            verdict(Action::Blur).and(Verdict::of(Finding::new(face, Action::Blur, 0.5)))
+        }
+    }
+    let pipeline = builder().safety(CornerAndWhole).build().expect("a whole model");
+    let picture = RgbImage::from_pixel(32, 32, Rgb([9, 9, 9]));
+    let request = VariationRequest::new().decoder_steps(2).upsample_steps(2);
+    let varied = pipeline.variations(&[picture], &request);
+    assert!(matches!(varied, Err(Error::Refused(_))), "{varied:?}");
+}
+
+#[test]
 fn an_output_is_treated_as_the_verdict_says() {
     let unmarked = builder().unmarked().build().expect("a whole model");
     let plain =
@@ -205,7 +224,7 @@ fn every_finished_picture_is_judged_and_marked_in_order() {
     let upscaled = pipeline
         .upscale(std::slice::from_ref(&generated.images[0].picture), &request.painting)
         .expect("valid");
-    assert!(upscaled.iter().all(|(picture, _)| marked(picture)), "upscale");
+    assert!(upscaled.iter().all(|image| marked(&image.picture)), "upscale");
     assert_eq!(seen.load(Ordering::Relaxed), 4);
 }
 

@@ -7,6 +7,7 @@ use std::{
 
 use unclip::{
     Error, VariationRequest,
+    image::{Rgb, RgbImage},
     safety::{
         Action, AuditEntry, Category, Concepts, Embedded, Guard, JsonLines, Outcome, Policy,
         SafetyFilter, Verdict,
@@ -147,6 +148,44 @@ fn concepts_are_embedded_with_the_pipeline_s_own_clip() {
     assert!(passed >= 38, "at most one in twenty is refused: {passed} of 40 passed");
 }
 
+#[test]
+fn a_given_embedding_is_judged_together_with_its_caption() {
+    /// Refuses nothing but one embedding beside a caption.
+    #[derive(Debug)]
+    struct Pair(Vec<f32>);
+    impl SafetyFilter for Pair {
+        fn wants_embeddings(&self) -> bool {
+            true
+        }
+        fn check_embedded(&self, embedded: &Embedded<'_>) -> Verdict {
+            let both = embedded.caption.is_some() && embedded.picture == Some(&self.0);
+            let signal = unclip::safety::Signal::new(Category::Violence, 1.0, "pair");
+            let signals = (both && !embedded.finished).then_some(signal);
+            Policy::standard().judge(unclip::safety::Subject::Upload, signals)
+        }
+    }
+    let pipeline = pipeline();
+    let drawn = pipeline.sample_prior(quick("a cat")).expect("a fine caption");
+    let given = unclip::HostTensor::read(&drawn).expect("a tensor on the host");
+    let guarded = pipeline.with_safety(Pair(given.values.clone()));
+    let with = |embeddings: &unclip::HostTensor| {
+        let supplied =
+            unclip::Supplied { image_embeddings: Some(embeddings.clone()), ..Default::default() };
+        let mut steps = 0;
+        let result = guarded.generate_with(quick("a cat").supplied(supplied), |_| {
+            steps += 1;
+            std::ops::ControlFlow::Continue(())
+        });
+        (result.map(drop), steps)
+    };
+    let (refused, steps) = with(&given);
+    assert!(matches!(refused, Err(Error::Refused(_))), "{refused:?}");
+    assert_eq!(steps, 0, "nothing was painted");
+    let other = given.values.iter().map(|value| -value).collect();
+    let other = unclip::HostTensor::new(given.shape.clone(), other).expect("the same shape");
+    assert!(with(&other).0.is_ok(), "another embedding");
+}
+
 #[derive(Clone, Default)]
 struct Shared(Arc<Mutex<Vec<u8>>>);
 
@@ -199,6 +238,33 @@ fn every_request_is_recorded_with_its_user_and_its_verdicts() {
     assert_eq!(entries[1].verdicts[0].action, Action::Refuse);
     assert_eq!(entries[1].request["captions"][0], UNSAFE);
     assert_eq!(entries[2].user, None);
+}
+
+#[test]
+fn whoever_tries_a_stage_alone_is_recorded_too() {
+    let out = Shared::default();
+    let pipeline = builder().audit(JsonLines::to(out.clone(), "memory")).build().expect("a model");
+    let recorded = || {
+        let text = String::from_utf8(out.0.lock().expect("no panics").clone()).expect("JSON");
+        let last = text.lines().last().expect("an entry");
+        let entry: AuditEntry = serde_json::from_str(last).expect("an entry");
+        (text.lines().count(), entry)
+    };
+    let painting = unclip::Painting { seed: Some(1), ..Default::default() };
+    let drawn = pipeline.sample_prior(quick("a cat")).expect("a fine caption");
+    let small = pipeline.decode_tensor(drawn.clone(), "a cat", &painting).expect("a fine caption");
+    pipeline.upscale_tensor(small, &painting).expect("the decoder's size");
+    let picture = RgbImage::from_pixel(20, 20, Rgb([9, 9, 9]));
+    pipeline.embed_images(&[picture]).expect("a picture");
+    pipeline.embed_text(&["a cat"]).expect("a fine caption");
+    let (count, entry) = recorded();
+    assert_eq!((count, entry.operation.as_str()), (5, "embed_text"));
+    assert_eq!(entry.outcome, Outcome::Done);
+    pipeline.decode_tensor(drawn, UNSAFE, &painting).expect_err("refused");
+    let (count, entry) = recorded();
+    assert_eq!((count, entry.operation.as_str()), (6, "decode_tensor"));
+    assert_eq!((entry.outcome, entry.verdicts.len()), (Outcome::Refused, 1));
+    assert_eq!(entry.request["caption"], UNSAFE);
 }
 
 #[test]

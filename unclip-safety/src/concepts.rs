@@ -4,6 +4,8 @@
 //! than pictures do. Nearness is therefore counted in standard deviations over what harmless captions and pictures
 //! have with the same model, and a side that has not been calibrated says nothing.
 
+use std::collections::BTreeSet;
+
 use crate::{
     Category, Embedded, Evidence, Signal,
     error::{Error, Result},
@@ -165,8 +167,14 @@ impl Concepts {
             }
         };
         let Some(deviations): Option<Vec<f32>> = deviations else {
-            let note = Evidence::Note("an embedding that is no direction".into());
-            return vec![Signal::new(Category::Sexual, 1.0, check).evidence(note)];
+            // Whatever the policy has rules for, the embedding has not passed.
+            let categories: BTreeSet<Category> =
+                self.concepts.iter().map(|concept| concept.category).collect();
+            let worst = |category| {
+                let note = Evidence::Note("an embedding that is no direction".into());
+                Signal::new(category, 1.0, check).evidence(note)
+            };
+            return categories.into_iter().map(worst).collect();
         };
         let mut signals: Vec<Signal> = Vec::new();
         for (concept, deviations) in self.concepts.iter().zip(deviations) {
@@ -339,7 +347,8 @@ mod tests {
     #[test]
     fn embeddings_without_direction_are_refused_or_reported() {
         for bad in [vec![0.0; 4], vec![f32::NAN; 4], vec![1.0; 3], Vec::new()] {
-            assert_eq!(scores(&Embedded::caption(&bad)), [(Category::Sexual, 1.0)], "{bad:?}");
+            let worst = [(Category::Violence, 1.0), (Category::Sexual, 1.0)];
+            assert_eq!(scores(&Embedded::caption(&bad)), worst, "{bad:?}");
             let mut examples = harmless();
             examples[7] = bad;
             let error = concepts().calibrate_captions(&examples, 0.01).expect_err("row 7");

@@ -114,8 +114,8 @@ pub trait SafetyFilter: Debug + Send + Sync {
 
     /// Judges a picture that the caller gave, before anything is computed.
     ///
-    /// [`Blur`](crate::Action::Blur) blurs the regions that the verdict names and goes on; without regions it refuses
-    /// the whole request, as the stricter actions do.
+    /// [`Blur`](crate::Action::Blur) blurs the regions that the verdict names and goes on; where a finding to blur names none
+    /// it refuses the whole request, as the stricter actions do.
     fn check_upload(&self, upload: &Upload<'_>) -> Verdict {
         let _ = upload;
         Verdict::allow()

@@ -8,8 +8,8 @@ use std::{
 use image::RgbImage;
 
 use crate::{
-    CaptionCheck, Category, Concepts, Embedded, Evidence, FacePolicy, Output, Policy, Region,
-    SafetyFilter, Signal, Subject, Upload, Verdict, error::Result, picture::FaceDetector,
+    CaptionCheck, Concepts, Embedded, FacePolicy, Output, Policy, Region, SafetyFilter, Signal,
+    Subject, Upload, Verdict, error::Result, picture::FaceDetector,
 };
 
 /// A check of pictures.
@@ -105,23 +105,21 @@ impl Guard {
     }
 
     fn judge_picture(&self, subject: Subject, picture: &RgbImage) -> Verdict {
-        if self.policy.rules(subject).is_empty() {
+        if self.policy.is_idle(subject) {
             return Verdict::allow();
         }
-        let signals = self.pictures.iter().flat_map(|check| {
-            check.signals(picture).unwrap_or_else(|error| {
-                // A check that cannot be run has not passed.
-                let note = Evidence::Note(format!("the check failed: {error}"));
-                vec![Signal::new(Category::Sexual, 1.0, check.name()).evidence(note)]
+        self.pictures.iter().fold(Verdict::allow(), |verdict, check| {
+            verdict.and(match check.signals(picture) {
+                Ok(signals) => self.policy.judge(subject, signals),
+                Err(error) => self.policy.judge_failure(subject, check.name(), &error.to_string()),
             })
-        });
-        self.policy.judge(subject, signals)
+        })
     }
 }
 
 impl SafetyFilter for Guard {
     fn check_caption(&self, caption: &str) -> Verdict {
-        if self.policy.captions.is_empty() {
+        if self.policy.is_idle(Subject::Caption) {
             return Verdict::allow();
         }
         self.policy.judge(Subject::Caption, self.captions.signals(caption))
@@ -152,7 +150,7 @@ impl SafetyFilter for Guard {
     fn unchecked(&self) -> Vec<Subject> {
         let faces = self.faces.is_some() && self.policy.faces != FacePolicy::Allow;
         let looks = |subject: Subject| {
-            let ruled = !self.policy.rules(subject).is_empty();
+            let ruled = !self.policy.is_idle(subject);
             match subject {
                 Subject::Caption => ruled,
                 Subject::Upload => faces || ruled && !self.pictures.is_empty(),
@@ -167,7 +165,7 @@ impl SafetyFilter for Guard {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Action, Error};
+    use crate::{Action, Category, Error, Ladder, Rule};
 
     #[derive(Debug)]
     struct Broken;
@@ -191,6 +189,12 @@ mod tests {
         assert_eq!(guard.check_output(&Output::new(&picture)).action, Action::Withhold);
         let off = Guard::new(Policy::off()).pictures(Broken);
         assert_eq!(off.check_upload(&Upload::new(&picture)), Verdict::allow());
+        // Nor where the policy has no rule for what the check is about.
+        let refuse = Ladder::new(vec![Rule { from: 0.9, action: Action::Refuse }]);
+        let mut policy = Policy::off();
+        policy.uploads.insert(Category::Violence, refuse.expect("one rule"));
+        let violence = Guard::new(policy).pictures(Broken);
+        assert_eq!(violence.check_upload(&Upload::new(&picture)).action, Action::Refuse);
     }
 
     #[test]
@@ -204,6 +208,36 @@ mod tests {
         assert_eq!(off.unchecked(), [Caption, Upload, Output]);
         let words = Policy { captions: Policy::standard().captions, ..Policy::off() };
         assert_eq!(Guard::new(words).pictures(Broken).unchecked(), [Upload, Output]);
+        let mut idle = Policy::standard();
+        idle.outputs = [(Category::Sexual, Ladder::default())].into();
+        assert_eq!(Guard::new(idle).pictures(Broken).unchecked(), [Output]);
+    }
+
+    #[test]
+    fn an_edit_is_judged_as_a_pair_before_and_after() {
+        // Two axes: harm, and everything else. Either half alone comes near to harm and not to it.
+        let embed = |_: &[&str]| Ok::<_, Error>(vec![vec![1.0, 0.0]]);
+        let phrases = vec![(Category::Violence, "harm".to_string())];
+        let mut concepts = Concepts::embed(phrases, embed).expect("one embedding");
+        let harmless: Vec<Vec<f32>> =
+            (0..200).map(|k| vec![(k % 20) as f32 / 100.0, 1.0]).collect();
+        concepts.calibrate_captions(&harmless, 0.01).expect("200 examples");
+        concepts.calibrate_pictures(&harmless, 0.01).expect("200 examples");
+        let mut policy = Policy::off();
+        let rule = |action| Ladder::new(vec![Rule { from: 0.5, action }]).expect("one rule");
+        policy.captions.insert(Category::Violence, rule(Action::Refuse));
+        policy.uploads.insert(Category::Violence, rule(Action::Refuse));
+        policy.outputs.insert(Category::Violence, rule(Action::Withhold));
+        let guard = Guard::new(policy).concepts(concepts);
+        assert!(guard.wants_embeddings(), "there are phrases");
+        let half = [0.19, 1.0];
+        assert_eq!(guard.check_embedded(&Embedded::caption(&half)), Verdict::allow());
+        assert_eq!(guard.check_embedded(&Embedded::picture(&half)), Verdict::allow());
+        let asked = guard.check_embedded(&Embedded::pair(&half, &half));
+        assert_eq!(asked.action, Action::Refuse, "{asked}");
+        assert_eq!(asked.findings[0].check, "concepts of caption and picture");
+        let painted = guard.check_embedded(&Embedded::pair(&half, &half).finished());
+        assert_eq!(painted.action, Action::Withhold, "{painted}");
     }
 
     #[derive(Debug)]

@@ -192,13 +192,14 @@ impl Policy {
 
     /// Whether nothing can follow from anything.
     pub fn is_off(&self) -> bool {
-        let idle = |rules: &BTreeMap<Category, Ladder>| {
-            rules.values().flat_map(Ladder::rules).all(|rule| rule.action == Action::Allow)
-        };
-        idle(&self.captions)
-            && idle(&self.uploads)
-            && idle(&self.outputs)
-            && self.faces == FacePolicy::Allow
+        let subjects = [Subject::Caption, Subject::Upload, Subject::Output];
+        subjects.into_iter().all(|subject| self.is_idle(subject)) && self.faces == FacePolicy::Allow
+    }
+
+    /// Whether no score of any category leads to anything for `subject`; faces aside.
+    pub fn is_idle(&self, subject: Subject) -> bool {
+        let mut rules = self.rules(subject).values().flat_map(Ladder::rules);
+        rules.all(|rule| rule.action == Action::Allow)
     }
 
     /// The rules for what `subject` is.
@@ -221,6 +222,20 @@ impl Policy {
                 _ => verdict,
             }
         })
+    }
+
+    /// What follows when `check` could not be run on `subject`, which has then not passed: the strictest that any score of
+    /// any category leads to.
+    pub fn judge_failure(&self, subject: Subject, check: &str, reason: &str) -> Verdict {
+        let last = |(category, ladder): (&Category, &Ladder)| {
+            ladder.rules().last().map(|rule| (rule.action, *category))
+        };
+        // Of equal ones the first, which is the last that `max_by_key` sees.
+        let worst =
+            self.rules(subject).iter().rev().filter_map(last).max_by_key(|(action, _)| *action);
+        let note = Evidence::Note(format!("the check failed: {reason}"));
+        let signal = worst.map(|(_, category)| Signal::new(category, 1.0, check).evidence(note));
+        self.judge(subject, signal)
     }
 
     /// What follows from faces in a given picture, found by `check`, where `consent` is what the request states.
@@ -334,7 +349,34 @@ mod tests {
         for policy in [Policy::standard(), Policy::strict(), Policy::off()] {
             assert_eq!(Policy::parse(&policy.to_json(), "preset").expect("our own JSON"), policy);
             assert_eq!(policy.is_off(), policy.name == "off");
+            assert_eq!(policy.is_idle(Subject::Output), policy.name == "off");
         }
+    }
+
+    #[test]
+    fn rules_that_lead_to_nothing_are_idle() {
+        let mut policy = Policy::off();
+        policy.outputs.insert(Category::Hate, Ladder::default());
+        let allow = Rule { from: 0.5, action: Action::Allow };
+        policy.outputs.insert(Category::Sexual, Ladder::new(vec![allow]).expect("one rule"));
+        assert!(policy.is_idle(Subject::Output) && policy.is_off(), "{policy:?}");
+        let flag = Rule { from: 0.5, action: Action::Flag };
+        policy.outputs.insert(Category::Spam, Ladder::new(vec![flag]).expect("one rule"));
+        assert!(!policy.is_idle(Subject::Output) && !policy.is_off(), "{policy:?}");
+        assert!(policy.is_idle(Subject::Caption), "{policy:?}");
+    }
+
+    #[test]
+    fn a_check_that_fails_leads_to_the_strictest_action_of_any_category() {
+        let rules = |action| Ladder::new(vec![Rule { from: 0.9, action }]).expect("one rule");
+        let mut policy = Policy::off();
+        assert_eq!(policy.judge_failure(Subject::Upload, "mine", "why"), Verdict::allow());
+        policy.uploads.insert(Category::Hate, rules(Action::Flag));
+        policy.uploads.insert(Category::Violence, rules(Action::Refuse));
+        policy.uploads.insert(Category::Spam, rules(Action::Refuse));
+        let verdict = policy.judge_failure(Subject::Upload, "mine", "no weights");
+        let said = "refuse; violence 1.00 (from 0.90) by mine: the check failed: no weights";
+        assert_eq!(verdict.to_string(), said);
     }
 
     #[test]

@@ -185,16 +185,21 @@ impl Verdict {
             .max_by(|a, b| a.action.cmp(&b.action).then(a.score.total_cmp(&b.score)))
     }
 
-    /// The regions that findings of `action` name.
-    pub fn regions(&self, action: Action) -> impl Iterator<Item = Region> + '_ {
-        self.findings
-            .iter()
-            .filter(move |finding| finding.action == action)
-            .flat_map(|finding| &finding.evidence)
-            .filter_map(|evidence| match evidence {
+    /// The regions to blur, where blurring them is all that the verdict asks for: its action is [`Action::Blur`], and every
+    /// finding to blur says where.
+    pub fn regions_to_blur(&self) -> Option<Vec<Region>> {
+        let mut regions = Vec::new();
+        for finding in self.findings.iter().filter(|finding| finding.action == Action::Blur) {
+            let before = regions.len();
+            regions.extend(finding.evidence.iter().filter_map(|evidence| match evidence {
                 Evidence::Region(region) => Some(*region),
                 _ => None,
-            })
+            }));
+            if regions.len() == before {
+                return None;
+            }
+        }
+        (self.action == Action::Blur && !regions.is_empty()).then_some(regions)
     }
 }
 
@@ -244,13 +249,20 @@ mod tests {
     }
 
     #[test]
-    fn regions_are_those_of_the_action_asked_for() {
+    fn blurring_regions_is_enough_only_where_nothing_else_is_found() {
         let region = Region { x: 1, y: 2, width: 3, height: 4 };
         let signal =
             Signal::new(Category::PublicFigures, 1.0, "faces").evidence(Evidence::Region(region));
-        let verdict = Verdict::of(Finding::new(signal, Action::Blur, 0.5))
-            .and(Verdict::of(finding(Category::Hate, Action::Refuse)));
-        assert_eq!(verdict.regions(Action::Blur).collect::<Vec<_>>(), [region]);
-        assert_eq!(verdict.regions(Action::Refuse).count(), 0);
+        let face = Verdict::of(Finding::new(signal, Action::Blur, 0.5));
+        let with = |action| {
+            face.clone().and(Verdict::of(finding(Category::Sexual, action))).regions_to_blur()
+        };
+        assert_eq!(face.regions_to_blur(), Some(vec![region]));
+        assert_eq!(with(Action::Flag), Some(vec![region]));
+        assert_eq!(with(Action::Blur), None, "the whole picture is to be blurred");
+        assert_eq!(with(Action::Refuse), None);
+        assert_eq!(Verdict::allow().regions_to_blur(), None);
+        let bare = Verdict { action: Action::Blur, findings: Vec::new() };
+        assert_eq!(bare.regions_to_blur(), None, "nothing says where");
     }
 }
