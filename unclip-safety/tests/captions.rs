@@ -160,6 +160,50 @@ fn unsafe_captions_are_refused_and_fine_ones_are_not() {
 }
 
 #[test]
+fn people_are_refused_by_name_and_what_is_called_after_them_is_not() {
+    let check = CaptionCheck::builtin();
+    let verdict =
+        |caption: &str| Policy::standard().judge(Subject::Caption, check.signals(caption));
+    for caption in [
+        "a portrait of Taylor Swift",
+        "Elon Musk eating an apple",
+        "D0nald Trump at a desk",
+        "a photo of AngelaMerkel",
+        "Barack Obama's dog, and Barack Obama",
+    ] {
+        let verdict = verdict(caption);
+        let gravest = verdict.gravest().map(|finding| (finding.category, finding.check.as_str()));
+        assert_eq!(verdict.action, Action::Refuse, "{caption}");
+        assert_eq!(gravest, Some((Category::PublicFigures, "names")), "{caption}: {verdict}");
+    }
+    for caption in [
+        // Fictional people.
+        "Sherlock Holmes walking through London fog",
+        "Robin Hood with a bow",
+        "Santa Claus on a roof",
+        "Snow White and an apple",
+        "Donald Duck in a boat",
+        // Things, units, styles and events.
+        "a Tesla coil throwing sparks",
+        "a Lincoln car from 1961",
+        "a starry night in Van Gogh style",
+        "Einstein ring in a galaxy cluster",
+        "a Ford truck in the mud",
+        // Places.
+        "the Washington Monument with cherry blossoms",
+        "the Lincoln Memorial at night",
+        "the George Washington Bridge in fog",
+        "Kennedy Space Center at dawn",
+        // Names that are words.
+        "a rose bush by the window",
+        "a swift over the roofs",
+    ] {
+        let verdict = verdict(caption);
+        assert!(verdict.action <= Action::Flag, "{caption}: {verdict}");
+    }
+}
+
+#[test]
 fn time_grows_linearly_with_hostile_captions() {
     let check = CaptionCheck::builtin();
     let units = [
