@@ -5,6 +5,9 @@ use std::fmt;
 use half::{bf16, f16};
 
 mod sealed {
+    #[cfg(target_arch = "x86_64")]
+    pub trait Sealed: crate::vector::Vector {}
+    #[cfg(not(target_arch = "x86_64"))]
     pub trait Sealed {}
     impl Sealed for f32 {}
     impl Sealed for half::bf16 {}

@@ -1,5 +1,13 @@
 //! What happens to sums on their way to the output.
 
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::{_mm512_add_ps, _mm512_setzero_ps};
+
+#[cfg(target_arch = "x86_64")]
+use crate::{
+    cpu::Isa,
+    vector::{Vector as _, first},
+};
 use crate::{
     cpu::Path,
     element::Element,
@@ -143,6 +151,14 @@ impl<'a, U: Element> Output<'a, U> {
     ///
     /// No other thread writes these channels of these pixels.
     pub(crate) unsafe fn write(&self, path: Path, sums: &[CTile], rows: &Rows, first: usize) {
+        #[cfg(target_arch = "x86_64")]
+        if path.isa() >= Isa::Avx512Bf16 && self.epilogue.activation == Activation::Identity {
+            for (panel, sums) in sums.iter().enumerate() {
+                // SAFETY: the path is a witness of AVX-512 with bf16; the caller's promise, for this panel's channels.
+                unsafe { self.write_vectors(sums, rows, first + panel * TILE) };
+            }
+            return;
+        }
         path.vectorize(
             #[inline(always)]
             || {
@@ -152,6 +168,42 @@ impl<'a, U: Element> Output<'a, U> {
                 }
             },
         );
+    }
+
+    /// A panel of sums without an activation, each row in one register.
+    ///
+    /// # Safety
+    ///
+    /// As [`write`](Self::write), and the processor has AVX-512 F, BW, DQ, VL and BF16.
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+    unsafe fn write_vectors(&self, sums: &CTile, rows: &Rows, channel: usize) {
+        let width = TILE.min(self.channels - channel);
+        let lanes = first(width);
+        let mut bias = _mm512_setzero_ps();
+        let image = rows.image * self.channels;
+        for (values, start) in [(self.epilogue.bias, 0), (self.epilogue.image_bias, image)] {
+            if let Some(values) = values {
+                let values = &values[start + channel..][..width];
+                // SAFETY: `values` holds the lanes.
+                bias = _mm512_add_ps(bias, unsafe { f32::load(values.as_ptr(), lanes) });
+            }
+        }
+        for (sums, pixel) in sums.0.iter().zip(&rows.pixels) {
+            let &Some(pixel) = pixel else { continue };
+            let start = pixel * self.channels + channel;
+            // SAFETY: a row has sixteen sums; the residual's part and the output's hold the lanes, and the caller promises
+            // that nobody else writes there.
+            unsafe {
+                let mut values = _mm512_add_ps(f32::load(sums.as_ptr(), !0), bias);
+                if let Some(residual) = self.epilogue.residual {
+                    let residual = &residual[start..start + width];
+                    values = _mm512_add_ps(values, U::load(residual.as_ptr(), lanes));
+                }
+                let output = self.values.slice(start..start + width);
+                U::store(output.as_mut_ptr(), values, lanes);
+            }
+        }
     }
 
     /// # Safety

@@ -47,6 +47,8 @@ mod stage;
 mod testing;
 mod transpose;
 mod unpack;
+#[cfg(target_arch = "x86_64")]
+mod vector;
 
 pub use bias::{bias_gradient, image_bias_gradient};
 pub use conv::Conv;

@@ -5,13 +5,20 @@
 //! zeros of its padding. The result stays in the second-level cache for as long as it is used, so none of this is
 //! ever written to memory.
 
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod lanes;
+
 use std::ops::Range;
 
+use lanes::Lanes;
+
+#[cfg(target_arch = "x86_64")]
+use crate::cpu::Isa;
 use crate::{
     cpu::Path,
     element::Element,
     gemm::{Compute, TILE},
-    math,
 };
 
 /// A batch of pictures, channels last: `[batch, height, width, channels]` with the channels known elsewhere.
@@ -183,14 +190,38 @@ pub(crate) fn stage<T: Element, S: Compute>(
     region: &Region,
     staged: &mut [S],
 ) {
+    #[cfg(target_arch = "x86_64")]
+    if path.isa() >= Isa::Avx512Bf16 {
+        // SAFETY: the path is a witness of AVX-512 with bf16.
+        return unsafe { avx512::stage(input, grid, region, staged) };
+    }
     path.vectorize(
         #[inline(always)]
-        || stage_rows(input, grid, region, staged),
+        || match (input.scale_shift.is_some(), input.silu) {
+            (false, false) => stage_rows::<Lanes<false, false>, _, _>(input, grid, region, staged),
+            (false, true) => stage_rows::<Lanes<false, true>, _, _>(input, grid, region, staged),
+            (true, false) => stage_rows::<Lanes<true, false>, _, _>(input, grid, region, staged),
+            (true, true) => stage_rows::<Lanes<true, true>, _, _>(input, grid, region, staged),
+        },
+    );
+}
+
+/// How a staged pixel is computed: with which instructions, and whether with a scale and a shift, and SiLU.
+trait Compiled {
+    /// Writes the mean over `sources` after scale, shift and activation, and zeros behind it.
+    ///
+    /// # Safety
+    ///
+    /// The processor has the instructions, and sources, scale and shift have one length, which `staged` has at least.
+    unsafe fn write<T: Element, S: Compute, const N: usize>(
+        sources: [&[T]; N],
+        scale_shift: [&[f32]; 2],
+        staged: &mut [S],
     );
 }
 
 #[inline(always)]
-fn stage_rows<T: Element, S: Compute>(
+fn stage_rows<C: Compiled, T: Element, S: Compute>(
     input: &Input<'_, T>,
     grid: Grid,
     region: &Region,
@@ -211,7 +242,7 @@ fn stage_rows<T: Element, S: Compute>(
                 staged.copy_within(at - row_len..at, at);
             } else if let Some(source) = source {
                 let row = PixelRow { input, grid, region, image, row: source, width };
-                row.stage(pixel, &mut staged[at..at + row_len]);
+                row.stage::<C, S>(pixel, &mut staged[at..at + row_len]);
             } else {
                 staged[at..at + row_len].fill(S::default());
             }
@@ -240,32 +271,32 @@ struct PixelRow<'a, T> {
 impl<T: Element> PixelRow<'_, T> {
     /// Stages the row as seen from the region's columns; `pixel` values to a pixel.
     #[inline(always)]
-    fn stage<S: Compute>(&self, pixel: usize, staged: &mut [S]) {
+    fn stage<C: Compiled, S: Compute>(&self, pixel: usize, staged: &mut [S]) {
         if self.grid == Grid::Resampled(Resample::Keep) {
-            return self.stage_kept(pixel, staged);
+            return self.stage_kept::<C, S>(pixel, staged);
         }
-        let channels = self.region.channels.len();
         let mut before = None;
         for column in 0..self.region.columns {
             let at = column * pixel;
             let source = self
                 .grid
                 .source(offset(self.region.origin[1], column * self.region.step), self.width);
+            let (done, staged) = staged.split_at_mut(at);
+            let staged = &mut staged[..pixel];
             if column > 0 && source.is_some() && source == before {
-                staged.copy_within(at - pixel..at, at);
+                copy(&done[at - pixel..], staged);
             } else {
-                let staged = &mut staged[at..at + pixel];
-                let (values, padding) = staged.split_at_mut(channels);
                 match source {
                     Some(source) if self.grid == Grid::Resampled(Resample::Halve) => {
                         let corners = [(0, 0), (0, 1), (1, 0), (1, 1)]
                             .map(|(below, right)| self.channels(self.row + below, source + right));
-                        self.apply(corners, values);
+                        self.write::<C, S, 4>(corners, staged);
                     }
-                    Some(source) => self.apply([self.channels(self.row, source)], values),
-                    None => values.fill(S::default()),
+                    Some(source) => {
+                        self.write::<C, S, 1>([self.channels(self.row, source)], staged);
+                    }
+                    None => staged.fill(S::default()),
                 }
-                padding.fill(S::default());
             }
             before = source;
         }
@@ -273,7 +304,7 @@ impl<T: Element> PixelRow<'_, T> {
 
     /// [`stage`](Self::stage) where every column is one of the input's or lies outside of it.
     #[inline(always)]
-    fn stage_kept<S: Compute>(&self, pixel: usize, staged: &mut [S]) {
+    fn stage_kept<C: Compiled, S: Compute>(&self, pixel: usize, staged: &mut [S]) {
         let &Region { origin: [_, origin], step, columns, depth, ref channels, .. } = self.region;
         let (outside, skipped) = (origin.min(0).unsigned_abs(), origin.max(0).unsigned_abs());
         let first = outside.div_ceil(step).min(columns);
@@ -290,14 +321,13 @@ impl<T: Element> PixelRow<'_, T> {
         let sources = &self.input.values[start..][..((end - first - 1) * step + 1) * depth];
         let staged = &mut staged[first * pixel..end * pixel];
         if sources.len() == staged.len() && pixel == depth && self.input.scale_shift.is_none() {
-            return mean([sources], None, self.input.silu, staged);
+            // SAFETY: whoever names `C` knows the processor; both lengths were just compared.
+            return unsafe { C::write([sources], [&[], &[]], staged) };
         }
         for (staged, source) in
             staged.chunks_exact_mut(pixel).zip(sources.chunks_exact(depth).step_by(step))
         {
-            let (values, padding) = staged.split_at_mut(channels.len());
-            self.apply([&source[channels.clone()]], values);
-            padding.fill(S::default());
+            self.write::<C, S, 1>([&source[channels.clone()]], staged);
         }
     }
 
@@ -308,90 +338,31 @@ impl<T: Element> PixelRow<'_, T> {
         &self.input.values[pixel * self.region.depth..][self.region.channels.clone()]
     }
 
-    /// The mean of `sources` after scale, shift and activation.
+    /// The mean of `sources` after scale, shift and activation, and zeros up to the end of the pixel.
     #[inline(always)]
-    fn apply<S: Compute, const N: usize>(&self, sources: [&[T]; N], staged: &mut [S]) {
+    fn write<C: Compiled, S: Compute, const N: usize>(&self, sources: [&[T]; N], staged: &mut [S]) {
+        let len = self.region.channels.len();
         let start = self.image * self.region.depth + self.region.channels.start;
-        let len = staged.len();
-        match self.input.scale_shift.map(|values| values.map(|values| &values[start..][..len])) {
-            None => mean(sources, None, self.input.silu, staged),
-            Some(scale_shift) => mean(sources, Some(scale_shift), self.input.silu, staged),
-        }
+        let scale_shift = match self.input.scale_shift {
+            Some(values) => values.map(|values| &values[start..][..len]),
+            None => [&[][..], &[]],
+        };
+        // SAFETY: whoever names `C` knows the processor. Every source is the region's channels, as are scale and shift,
+        // and a staged pixel holds at least these.
+        unsafe { C::write(sources, scale_shift, staged) };
     }
 }
 
-/// Writes the mean over `sources` after scale, shift and SiLU, a vector's worth at a time.
+/// A loop over whole vectors, where a call would cost more than the copy.
 #[inline(always)]
-fn mean<T: Element, S: Compute, const N: usize>(
-    sources: [&[T]; N],
-    scale_shift: Option<[&[f32]; 2]>,
-    silu: bool,
-    staged: &mut [S],
-) {
-    let (chunks, rest) = staged.as_chunks_mut::<TILE>();
-    let whole = chunks.len();
-    let source_chunks = sources.map(|source| &source.as_chunks::<TILE>().0[..whole]);
-    let scale_shift_chunks =
-        scale_shift.map(|values| values.map(|values| &values.as_chunks::<TILE>().0[..whole]));
-    for (index, staged) in chunks.iter_mut().enumerate() {
-        let scale_shift = scale_shift_chunks.map(|[scale, shift]| [&scale[index], &shift[index]]);
-        mean_of_lanes(source_chunks.map(|chunks| &chunks[index]), scale_shift, silu, staged);
+fn copy<S: Compute>(from: &[S], to: &mut [S]) {
+    let (from, from_rest) = from.as_chunks::<TILE>();
+    let (to, to_rest) = to.as_chunks_mut::<TILE>();
+    for (to, from) in to.iter_mut().zip(from) {
+        *to = *from;
     }
-    if !rest.is_empty() {
-        let at = whole * TILE;
-        let sources = sources.map(|source| padded(&source[at..]));
-        let scale_shift = scale_shift.map(|values| values.map(|values| padded(&values[at..])));
-        let mut lanes = [S::default(); TILE];
-        mean_of_lanes(
-            sources.each_ref(),
-            scale_shift.as_ref().map(|values| values.each_ref()),
-            silu,
-            &mut lanes,
-        );
-        rest.copy_from_slice(&lanes[..rest.len()]);
-    }
-}
-
-/// Fewer than 16 values, with zeros for those that are missing.
-fn padded<T: Element>(values: &[T]) -> [T; TILE] {
-    let mut lanes = [T::default(); TILE];
-    let len = values.len().min(TILE);
-    lanes[..len].copy_from_slice(&values[..len]);
-    lanes
-}
-
-/// Loops over lanes rather than mapping arrays: a map of a long function is called, a loop becomes vectors.
-#[inline(always)]
-fn mean_of_lanes<T: Element, S: Compute, const N: usize>(
-    sources: [&[T; TILE]; N],
-    scale_shift: Option<[&[f32; TILE]; 2]>,
-    silu: bool,
-    staged: &mut [S; TILE],
-) {
-    let mut sums = [0.0; TILE];
-    for source in sources {
-        let mut values = [0.0; TILE];
-        for lane in 0..TILE {
-            values[lane] = source[lane].widen();
-        }
-        if let Some([scale, shift]) = scale_shift {
-            for lane in 0..TILE {
-                values[lane] = values[lane] * scale[lane] + shift[lane];
-            }
-        }
-        if silu {
-            for value in &mut values {
-                *value = math::silu(*value);
-            }
-        }
-        for lane in 0..TILE {
-            sums[lane] = if N == 1 { values[lane] } else { sums[lane] + values[lane] };
-        }
-    }
-    #[expect(clippy::cast_precision_loss, reason = "there are one or four sources")]
-    let share = 1.0 / N as f32;
-    for (staged, sum) in staged.iter_mut().zip(sums) {
-        *staged = S::narrow(if N == 1 { sum } else { sum * share });
+    for (to, from) in to_rest.iter_mut().zip(from_rest) {
+        *to = *from;
     }
 }
 

@@ -1,0 +1,83 @@
+//! A staged pixel with AVX-512 and its conversion to bf16.
+
+use std::arch::x86_64::*;
+
+use super::{Compiled, Grid, Input, Region, stage_rows};
+use crate::{
+    element::Element,
+    gemm::{Compute, TILE},
+    vector::{first, silu},
+};
+
+/// [`stage`](super::stage) on a processor with these instructions.
+///
+/// # Safety
+///
+/// The processor has AVX-512 F, BW, DQ, VL and BF16.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+pub(super) unsafe fn stage<T: Element, S: Compute>(
+    input: &Input<'_, T>,
+    grid: Grid,
+    region: &Region,
+    staged: &mut [S],
+) {
+    match (input.scale_shift.is_some(), input.silu) {
+        (false, false) => stage_rows::<Vectors<false, false>, _, _>(input, grid, region, staged),
+        (false, true) => stage_rows::<Vectors<false, true>, _, _>(input, grid, region, staged),
+        (true, false) => stage_rows::<Vectors<true, false>, _, _>(input, grid, region, staged),
+        (true, true) => stage_rows::<Vectors<true, true>, _, _>(input, grid, region, staged),
+    }
+}
+
+/// Sixteen lanes in a register; masks in place of what is left over.
+struct Vectors<const AFFINE: bool, const SILU: bool>;
+
+impl<const AFFINE: bool, const SILU: bool> Compiled for Vectors<AFFINE, SILU> {
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+    unsafe fn write<T: Element, S: Compute, const N: usize>(
+        sources: [&[T]; N],
+        [scale, shift]: [&[f32]; 2],
+        staged: &mut [S],
+    ) {
+        let channels = sources[0].len();
+        debug_assert!(sources.iter().all(|source| source.len() == channels), "sources differ");
+        debug_assert!(!AFFINE || (scale.len() == channels && shift.len() == channels), "lengths");
+        debug_assert!(staged.len() >= channels, "a pixel is too short");
+        let mut at = 0;
+        while at < channels {
+            let kept = first(channels - at);
+            let mut sum = _mm512_setzero_ps();
+            for source in sources {
+                // SAFETY: the lanes of `kept` lie inside of sources, scale and shift, which have one length.
+                let mut value = unsafe { T::load(source.as_ptr().add(at), kept) };
+                if AFFINE {
+                    // SAFETY: as above.
+                    let [scale, shift] = unsafe {
+                        [scale, shift].map(|x| _mm512_maskz_loadu_ps(kept, x.as_ptr().add(at)))
+                    };
+                    value = _mm512_fmadd_ps(value, scale, shift);
+                }
+                if SILU {
+                    value = silu(value);
+                }
+                sum = if N == 1 { value } else { _mm512_add_ps(sum, value) };
+            }
+            if N > 1 {
+                #[expect(clippy::cast_precision_loss, reason = "there are one or four sources")]
+                let share = 1.0 / N as f32;
+                sum = _mm512_mul_ps(sum, _mm512_set1_ps(share));
+            }
+            // Lanes past the channels are zero, which is what belongs behind them; SiLU of 0 is 0 too.
+            // SAFETY: the lanes that are written lie inside of the pixel.
+            unsafe { S::store(staged.as_mut_ptr().add(at), sum, first(staged.len() - at)) };
+            at += TILE;
+        }
+        while at < staged.len() {
+            let zero = _mm512_setzero_ps();
+            // SAFETY: as above.
+            unsafe { S::store(staged.as_mut_ptr().add(at), zero, first(staged.len() - at)) };
+            at += TILE;
+        }
+    }
+}

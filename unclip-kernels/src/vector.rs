@@ -1,0 +1,213 @@
+//! Sixteen numbers in a register of AVX-512.
+
+use std::arch::x86_64::*;
+
+use half::{bf16, f16};
+
+use crate::gemm::TILE;
+
+/// The first `count` lanes, at most all sixteen.
+#[inline(always)]
+pub(crate) fn first(count: usize) -> __mmask16 {
+    if count >= TILE { !0 } else { (1 << count) - 1 }
+}
+
+/// A number type that fills registers.
+///
+/// Methods ask for AVX-512 F, BW, DQ, VL and BF16.
+pub trait Vector: Copy {
+    /// The values of the lanes in `mask`, in 32 bits, and zeros in the others.
+    ///
+    /// # Safety
+    ///
+    /// The processor has the instructions, and the lanes in `mask` may be read.
+    unsafe fn load(from: *const Self, mask: __mmask16) -> __m512;
+
+    /// Writes the lanes in `mask`, each as the nearest value of this type, ties to even.
+    ///
+    /// # Safety
+    ///
+    /// The processor has the instructions, and the lanes in `mask` may be written.
+    unsafe fn store(to: *mut Self, values: __m512, mask: __mmask16);
+}
+
+impl Vector for f32 {
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn load(from: *const Self, mask: __mmask16) -> __m512 {
+        // SAFETY: the caller's promise; lanes outside of the mask are not touched.
+        unsafe { _mm512_maskz_loadu_ps(mask, from) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn store(to: *mut Self, values: __m512, mask: __mmask16) {
+        // SAFETY: as above.
+        unsafe { _mm512_mask_storeu_ps(to, mask, values) };
+    }
+}
+
+impl Vector for bf16 {
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    unsafe fn load(from: *const Self, mask: __mmask16) -> __m512 {
+        // SAFETY: the caller's promise; lanes outside of the mask are not touched.
+        let bits = unsafe { _mm256_maskz_loadu_epi16(mask, from.cast()) };
+        _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(bits)))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+    unsafe fn store(to: *mut Self, values: __m512, mask: __mmask16) {
+        let narrow = _mm512_cvtneps_pbh(values);
+        // SAFETY: as above; both types are 256 bits of any value.
+        unsafe {
+            let bits = std::mem::transmute::<__m256bh, __m256i>(narrow);
+            _mm256_mask_storeu_epi16(to.cast(), mask, bits);
+        }
+    }
+}
+
+impl Vector for f16 {
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    unsafe fn load(from: *const Self, mask: __mmask16) -> __m512 {
+        // SAFETY: the caller's promise; lanes outside of the mask are not touched.
+        let bits = unsafe { _mm256_maskz_loadu_epi16(mask, from.cast()) };
+        _mm512_cvtph_ps(bits)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    unsafe fn store(to: *mut Self, values: __m512, mask: __mmask16) {
+        let bits = _mm512_cvtps_ph::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(values);
+        // SAFETY: as above.
+        unsafe { _mm256_mask_storeu_epi16(to.cast(), mask, bits) };
+    }
+}
+
+/// `x · σ(x)`, within a few units in the last place; the algorithm is that of [`math::exp`](crate::math), and a reciprocal
+/// with one step of Newton's in place of the division, which takes as long as all the rest.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(crate) fn silu(x: __m512) -> __m512 {
+    const SERIES: [f32; 7] =
+        [1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_6e-1, 0.5, 1.0, 1.0];
+    // ln 2 in two parts, the first with so few bits that a whole number times it is exact.
+    const LN_2: [f32; 2] = [0.693_359_4, -2.121_944_4e-4];
+    let negative = _mm512_xor_si512(_mm512_castps_si512(x), _mm512_set1_epi32(i32::MIN));
+    let negative = _mm512_castsi512_ps(negative);
+    // The order of operands keeps what is no number: the second is given where either is none.
+    let bounded = _mm512_min_ps(_mm512_set1_ps(87.0), negative);
+    let bounded = _mm512_max_ps(_mm512_set1_ps(-87.0), bounded);
+    let log_2 = _mm512_mul_ps(bounded, _mm512_set1_ps(std::f32::consts::LOG2_E));
+    let whole = _mm512_roundscale_ps::<0>(log_2);
+    let rest = _mm512_fnmadd_ps(whole, _mm512_set1_ps(LN_2[0]), bounded);
+    let rest = _mm512_fnmadd_ps(whole, _mm512_set1_ps(LN_2[1]), rest);
+    let power = _mm512_scalef_ps(series(rest, &SERIES), whole);
+    let sum = _mm512_add_ps(power, _mm512_set1_ps(1.0));
+    let share = _mm512_rcp14_ps(sum);
+    let error = _mm512_fnmadd_ps(sum, share, _mm512_set1_ps(1.0));
+    _mm512_mul_ps(x, _mm512_fmadd_ps(share, error, share))
+}
+
+/// A series in `x`, its highest power first.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn series<const N: usize>(x: __m512, factors: &[f32; N]) -> __m512 {
+    let mut sum = _mm512_set1_ps(factors[0]);
+    for &factor in &factors[1..] {
+        sum = _mm512_fmadd_ps(sum, x, _mm512_set1_ps(factor));
+    }
+    sum
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        cpu::{Isa, Path},
+        element::Element,
+    };
+
+    /// [`silu`] of sixteen values.
+    #[target_feature(enable = "avx512f")]
+    unsafe fn silu_of(values: &[f32; TILE]) -> [f32; TILE] {
+        let mut out = [0.0; TILE];
+        // SAFETY: this function's own contract; both arrays have sixteen lanes.
+        unsafe { f32::store(out.as_mut_ptr(), silu(f32::load(values.as_ptr(), !0)), !0) };
+        out
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+    unsafe fn through<E: Element>(values: &[f32; TILE], count: usize) -> [f32; TILE] {
+        let mut held = [E::narrow(7.0); TILE];
+        let mut out = [9.0; TILE];
+        // SAFETY: as above.
+        unsafe {
+            E::store(held.as_mut_ptr(), f32::load(values.as_ptr(), !0), first(count));
+            f32::store(out.as_mut_ptr(), E::load(held.as_ptr(), first(TILE - 1)), !0);
+        }
+        out
+    }
+
+    const LANES: [f32; TILE] =
+        [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0, 12.0, 13.0, 14.0, 15.0];
+
+    fn available() -> bool {
+        Path::best().isa() >= Isa::Avx512Bf16
+    }
+
+    #[test]
+    fn silu_is_within_rounding() {
+        if !available() {
+            return;
+        }
+        for i in -3000..3000i16 {
+            let values: [f32; TILE] =
+                std::array::from_fn(|lane| f32::from(i) * 0.031 + LANES[lane] * 1.7e-3);
+            // SAFETY: the processor has the instructions.
+            let found = unsafe { silu_of(&values) };
+            for (found, value) in found.into_iter().zip(values) {
+                let wide = f64::from(value);
+                let expected = wide / (1.0 + (-wide).exp());
+                let bound = (1e-6 + 2e-7 * wide.abs()) * expected.abs() + 1e-30;
+                assert!((f64::from(found) - expected).abs() < bound, "{value}: {found}");
+            }
+        }
+        for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 0.0, -0.0, 1e30, -1e30] {
+            // SAFETY: as above.
+            let [found, ..] = unsafe { silu_of(&[value; TILE]) };
+            if value.is_nan() {
+                assert!(found.is_nan());
+            } else if value > 0.0 {
+                assert_eq!(found, value);
+            } else {
+                assert!(found <= 0.0, "{value}: {found}");
+            }
+        }
+    }
+
+    #[test]
+    fn lanes_outside_of_a_mask_are_neither_read_nor_written() {
+        if !available() {
+            return;
+        }
+        let values = LANES.map(|lane| 0.3 * lane);
+        fn check<E: Element>(values: &[f32; TILE]) {
+            // SAFETY: the processor has the instructions.
+            let out = unsafe { through::<E>(values, 5) };
+            for (lane, found) in out.into_iter().enumerate() {
+                let expected = match lane {
+                    0..5 => E::narrow(values[lane]).widen(),
+                    5..15 => 7.0,
+                    _ => 0.0,
+                };
+                assert_eq!(found, expected, "lane {lane}");
+            }
+        }
+        check::<f32>(&values);
+        check::<bf16>(&values);
+        check::<f16>(&values);
+    }
+}
