@@ -94,6 +94,10 @@ fn main() -> anyhow::Result<()> {
     let guard = guard.pictures(OpenNsfw::bundled(&device(&arguments.device)?));
     #[cfg(feature = "faces")]
     let guard = guard.faces(unclip::safety::picture::FrontalFaces::bundled());
+    #[cfg(not(feature = "faces"))]
+    if guard.policy().faces != unclip::safety::FacePolicy::Allow {
+        eprintln!("faces are not looked for: that takes `--features faces`");
+    }
     for path in arguments.image.iter().map(pictures).collect::<anyhow::Result<Vec<_>>>()?.concat() {
         let picture = load_rgb(&path)?;
         let verdict = guard.check_upload(&Upload::new(&picture).consent(arguments.consent));
@@ -142,7 +146,8 @@ impl<W: Write> Report<W> {
                 kind: subject,
                 "action": verdict.action,
                 "category": category,
-                "score": score,
+                // In decimals: 0.3 of 32 bits is 0.30000001192092896 otherwise.
+                "score": (f64::from(score) * 1e6).round() / 1e6,
                 "reason": reason,
             });
             return writeln!(self.out, "{object}");
