@@ -12,6 +12,9 @@ use unclip_core::Error as CoreError;
 
 use crate::Result;
 
+/// `SessionLog.START`: events of this step and later ones that were written before are void.
+const SESSION_START: u64 = 1;
+
 /// A file of events, which TensorBoard finds in the folder of a run.
 #[derive(Debug)]
 pub struct Events {
@@ -20,22 +23,31 @@ pub struct Events {
 }
 
 impl Events {
-    /// Begins a file of its own in `dir`; files of earlier starts stay, and TensorBoard shows them as one.
+    /// Begins a file of its own in `dir`, after `step`; files of earlier starts stay. TensorBoard shows them as one, and
+    /// leaves out what they say of later steps.
     ///
     /// # Errors
     ///
     /// [`unclip_core::Error::Io`].
-    pub fn create(dir: impl AsRef<Path>) -> Result<Self> {
+    pub fn create(dir: impl AsRef<Path>, step: u64) -> Result<Self> {
         let dir = dir.as_ref();
         std::fs::create_dir_all(dir).map_err(CoreError::io("create", dir))?;
         let now = now();
         let process = std::process::id();
-        let path = dir.join(format!("events.out.tfevents.{now:010.0}.unclip.{process}"));
-        let file = File::create(&path).map_err(CoreError::io("create", &path))?;
+        // TensorBoard reads the files in the order of their names.
+        let path = dir.join(format!("events.out.tfevents.{now:017.6}.unclip.{process}"));
+        let file = File::create_new(&path).map_err(CoreError::io("create", &path))?;
         let mut events = Self { path, file: BufWriter::new(file) };
         let mut event = Message::default();
         event.double(1, now);
         event.bytes(3, b"brain.Event:2");
+        events.record(&event.0)?;
+        let mut start = Message::default();
+        start.integer(1, SESSION_START);
+        let mut event = Message::default();
+        event.double(1, now);
+        event.integer(2, step + 1);
+        event.bytes(7, &start.0);
         events.record(&event.0)?;
         Ok(events)
     }
@@ -174,7 +186,7 @@ mod tests {
     #[test]
     fn records_follow_each_other_whole() {
         let dir = tempfile::tempdir().expect("a temporary folder");
-        let mut events = Events::create(dir.path()).expect("is created");
+        let mut events = Events::create(dir.path(), 0).expect("is created");
         events.scalar(1, "loss", 0.5).expect("is written");
         events.picture(2, "sheet", &RgbImage::new(2, 3)).expect("is written");
         events.flush().expect("is written");
@@ -190,6 +202,24 @@ mod tests {
             rest = &rest[16 + length..];
             records += 1;
         }
-        assert_eq!(records, 3, "the version, a number, a picture");
+        assert_eq!(records, 4, "the version, the start, a number, a picture");
+    }
+
+    #[test]
+    fn a_later_start_has_a_later_file_and_says_after_which_step() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let mut paths = Vec::new();
+        for step in [0, 300] {
+            let mut events = Events::create(dir.path(), step).expect("is created");
+            events.flush().expect("is written");
+            let bytes = std::fs::read(&events.path).expect("is there");
+            // The step after it, and a session's start.
+            let mut expected = Message::default();
+            expected.integer(2, step + 1);
+            expected.bytes(7, &[0x08, 0x01]);
+            assert!(bytes.windows(expected.0.len()).any(|window| window == expected.0));
+            paths.push(events.path);
+        }
+        assert!(paths[0] < paths[1], "{paths:?}");
     }
 }

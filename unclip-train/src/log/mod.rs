@@ -25,7 +25,7 @@ impl Log {
     pub(crate) fn open(output: &Path, step: u64) -> Result<Self> {
         Ok(Self {
             lines: Lines::open(output.join("log.jsonl"), step)?,
-            events: Events::create(output)?,
+            events: Events::create(output, step)?,
         })
     }
 
