@@ -2,7 +2,8 @@
 //!
 //! Prints a table and paints a sheet of pictures; the last line holds every number as `name=value`. What the model has no
 //! part for is left out, and so is what nobody judges: R-precision and the CLIP score need a second CLIP that took no
-//! part in training (`--judge`), since a model learns to please the one that it was trained with.
+//! part in training, since a model learns to please the one that it was trained with. It is looked for where
+//! `configs/clip-judge.json` puts it.
 
 mod clip;
 mod decoder;
@@ -33,7 +34,8 @@ struct Arguments {
     /// The model directory; by default the model that the library carries.
     #[arg(long)]
     model: Option<PathBuf>,
-    /// A CLIP that took no part in training: a folder with its towers, tokenizer and preprocessing.
+    /// A CLIP that took no part in training: a folder with its towers, tokenizer and preprocessing; by default
+    /// `runs/judge`, where it is there.
     #[arg(long)]
     judge: Option<PathBuf>,
     /// The folder that `prepare_icons` wrote.
@@ -87,9 +89,9 @@ fn main() -> anyhow::Result<()> {
         ModelDir::open(arguments.model.as_ref().map_or_else(unclip::default_model, Folder::from))?;
     let has = |part: &str| model.folder().join(part).exists();
     let data = Data::new(&arguments.data);
-    data.check(64)?;
+    data.check(&needed(has))?;
     let clip = open_clip(model.folder().clone(), &device)?;
-    let judge = arguments.judge.as_ref().map(|dir| open_clip(dir.into(), &device)).transpose()?;
+    let judge = judge(&arguments).map(|dir| open_clip(dir.into(), &device)).transpose()?;
     let train = data.icons(Portion::Train, 64)?;
     let held_out = data.icons(Portion::HeldOut, 64)?;
 
@@ -113,6 +115,7 @@ fn main() -> anyhow::Result<()> {
             eprintln!("pictures: {split} …");
             let samples = samples::spread(samples, arguments.pictures);
             let made = pictures::paint(&pipeline, &samples, &arguments)?;
+            pictures::spread_out(&clip, split, &samples, &made, &mut numbers)?;
             if let Some(judge) = &judge {
                 pictures::judge(judge, split, &samples, &made, arguments.seed, &mut numbers)?;
             }
@@ -127,6 +130,37 @@ fn main() -> anyhow::Result<()> {
     upsamplers::measure(model.folder(), &data, &arguments, &device, &mut numbers)?;
     numbers.print();
     Ok(())
+}
+
+/// The data that the measures of a model's parts read.
+fn needed(has: impl Fn(&str) -> bool) -> Vec<(Portion, u32)> {
+    let mut needed = vec![(Portion::Train, 64), (Portion::HeldOut, 64)];
+    if has("decoder") && has("prior") {
+        needed.push((Portion::UnseenStyles, 64));
+    }
+    for (part, size) in [("super_res_first", 256), ("super_res_large", 1024)] {
+        if has(part) {
+            needed.push((Portion::HeldOut, size));
+        }
+    }
+    needed
+}
+
+/// The folder of the CLIP that judges, or word of how to make one.
+fn judge(arguments: &Arguments) -> Option<PathBuf> {
+    const PLACE: &str = "runs/judge";
+    let place = PathBuf::from(PLACE);
+    if arguments.judge.is_some() {
+        return arguments.judge.clone();
+    }
+    if place.is_dir() {
+        return Some(place);
+    }
+    eprintln!(
+        "{PLACE} is not there, so R-precision and the CLIP score are left out; make it by\n  cargo run --release -p \
+         unclip-train --example train -- --config configs/clip-judge.json"
+    );
+    None
 }
 
 fn open_clip(dir: Folder, device: &Device) -> anyhow::Result<Clip> {

@@ -54,7 +54,22 @@ pub(crate) fn paint(
     Ok(result.images.into_iter().map(|image| image.picture).collect())
 }
 
-/// Whether they show what the captions say, and are spread as true pictures are.
+/// Whether they are spread as true pictures are, by the model's own features.
+pub(crate) fn spread_out(
+    clip: &Clip,
+    split: &str,
+    samples: &[&Sample],
+    made: &[RgbImage],
+    numbers: &mut Numbers,
+) -> anyhow::Result<()> {
+    let made = host(clip.embed_images(made)?)?;
+    let real = host(clip.embed_images(&pictures(samples)?)?)?;
+    numbers.put(format!("kid_{split}"), kid(real.view(), made.view())?);
+    numbers.put(format!("cmmd_{split}"), cmmd(real.view(), made.view(), SIGMA)?);
+    Ok(())
+}
+
+/// Whether they show what the captions say.
 pub(crate) fn judge(
     judge: &Clip,
     split: &str,
@@ -78,8 +93,6 @@ pub(crate) fn judge(
     numbers.put(format!("candidates_{split}"), candidates as f64);
     numbers.put(format!("clip_score_{split}"), clip_score(made.view(), texts.view())?);
     numbers.put(format!("clip_score_true_{split}"), clip_score(real.view(), texts.view())?);
-    numbers.put(format!("kid_{split}"), kid(real.view(), made.view())?);
-    numbers.put(format!("cmmd_{split}"), cmmd(real.view(), made.view(), SIGMA)?);
     Ok(())
 }
 

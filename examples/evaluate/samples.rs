@@ -16,9 +16,9 @@ impl Data {
         Self(folder.to_owned())
     }
 
-    /// Says how to prepare the data where pictures of this size are not there.
-    pub(crate) fn check(&self, size: u32) -> anyhow::Result<()> {
-        for portion in [Portion::Train, Portion::HeldOut] {
+    /// Says how to prepare the data where some of it is not there.
+    pub(crate) fn check(&self, needed: &[(Portion, u32)]) -> anyhow::Result<()> {
+        for &(portion, size) in needed {
             let folder = portion.folder(&self.0, size);
             ensure!(
                 folder.is_dir(),

@@ -42,7 +42,6 @@ pub(crate) fn measure(
         if !model.join(first).exists() {
             continue;
         }
-        data.check(size)?;
         let samples = data.icons(Portion::HeldOut, size)?;
         let truths = pictures(&spread(&samples, arguments.enlarged))?;
         let last = last.map(|part| model.join(part));
