@@ -61,7 +61,7 @@ impl Folder {
             format!("a list of {} without one usable line", folder.skipped.count())
         } else {
             let mut files = BTreeSet::new();
-            walk(&folder.config.path, "", &mut files)?;
+            walk(&folder.config.path, "", &mut Vec::new(), &mut files)?;
             folder.pair(&files);
             match folder.skipped.count() {
                 0 => format!("{} files", files.len()),
@@ -131,18 +131,28 @@ fn split(name: &str) -> Option<(&str, &str)> {
 }
 
 /// Collects the files below `folder` by their path from it. Names that are no Unicode are left out of what can be named.
-fn walk(folder: &Path, prefix: &str, files: &mut BTreeSet<String>) -> Result<()> {
+///
+/// Links are followed, as data sets are often made of them, but not to a folder that they lie in: `trail` holds those. A
+/// link to nothing counts as a file, which is skipped with its name when its turn comes.
+fn walk(
+    folder: &Path,
+    prefix: &str,
+    trail: &mut Vec<PathBuf>,
+    files: &mut BTreeSet<String>,
+) -> Result<()> {
     let failed = || CoreError::io("read", folder);
+    trail.push(fs::canonicalize(folder).map_err(failed())?);
     for entry in fs::read_dir(folder).map_err(failed())? {
         let entry = entry.map_err(failed())?;
-        let name = format!("{prefix}{}", entry.file_name().to_string_lossy());
-        // Follows links, as data sets are often made of them.
-        let kind = fs::metadata(entry.path()).map_err(CoreError::io("read", entry.path()))?;
-        match kind.is_dir() {
-            true => walk(&entry.path(), &format!("{name}/"), files)?,
-            false => _ = files.insert(name),
+        let (path, name) = (entry.path(), entry.file_name());
+        let name = format!("{prefix}{}", name.to_string_lossy());
+        if !path.is_dir() {
+            files.insert(name);
+        } else if fs::canonicalize(&path).is_ok_and(|real| !trail.contains(&real)) {
+            walk(&path, &format!("{name}/"), trail, files)?;
         }
     }
+    trail.pop();
     Ok(())
 }
 

@@ -193,6 +193,31 @@ fn broken_samples_are_skipped_counted_and_named() {
     assert_eq!(keys(&mut *source, 3), ["001", "003", "004"]);
 }
 
+#[cfg(unix)]
+#[test]
+fn links_to_nothing_are_skipped_and_links_to_themselves_end() {
+    use std::os::unix::fs::symlink;
+
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let folder = dir.path().join("pictures");
+    fs::create_dir(&folder).expect("is created");
+    write_folder(&folder, 2);
+    symlink(dir.path().join("gone.png"), folder.join("gone.png")).expect("a link");
+    fs::write(folder.join("gone.txt"), "a picture that was").expect("is written");
+    // A link to the folder that it lies in, and two folders with links to each other.
+    symlink(&folder, folder.join("again")).expect("a link");
+    for (one, other) in [("a", "b"), ("b", "a")] {
+        fs::create_dir_all(folder.join(one)).expect("is created");
+        symlink(folder.join(other), folder.join(one).join(other)).expect("a link");
+    }
+    let config = DataConfig::Folder(FolderConfig::new(&folder));
+    let mut source = config.open_once().expect("opens");
+    assert_eq!(keys(&mut *source, 2), ["000", "001"]);
+    assert!(source.next().expect("readable").is_none(), "every picture comes once");
+    let faults: Vec<(&str, &Fault)> = source.skipped().iter().collect();
+    assert_eq!(faults, [("gone.png", &Fault::NoPicture)]);
+}
+
 #[test]
 fn a_list_names_pictures_and_describes_them() {
     let dir = tempfile::tempdir().expect("a temporary folder");
