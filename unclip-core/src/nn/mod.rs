@@ -19,6 +19,8 @@ pub use layer::{
 pub use res_block::{ResBlock, ResBlockConfig, TimeShift};
 pub use text::{MASKED, TextConditioning, mask_bias};
 pub use timestep::{Sinusoid, TimestepEmbedding, TimestepEmbeddingConfig, sinusoidal};
+#[cfg(feature = "autodiff")]
+pub use unet::Checkpointed;
 pub use unet::{AttentionConfig, Misfit, UNET_NAMES, UNet, UNetConfig, UNetInput};
 
 pub use crate::ops::{Activation, Resample};

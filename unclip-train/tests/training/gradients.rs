@@ -7,14 +7,14 @@ use std::collections::BTreeMap;
 
 use burn::{
     module::{Module, ModuleVisitor, Param},
-    optim::GradientsParams,
-    tensor::{Device, Tensor},
+    optim::{GradientsAccumulator, GradientsParams},
+    tensor::{Device, GradientCheckpointingStrategy, Tensor},
 };
 use serde_json::Value;
 use unclip_clip::{TextEncoder, VisionEncoder};
 use unclip_core::{
     checkpoint::{WeightPrecision, checkpoint_name},
-    nn::{UNET_NAMES, UNetInput, mask_bias},
+    nn::{UNET_NAMES, UNet, UNetInput, mask_bias},
 };
 use unclip_decoder::DecoderConfig;
 use unclip_prior::{PRIOR_NAMES, Prior, PriorStep};
@@ -56,13 +56,26 @@ impl ModuleVisitor for Read<'_> {
     }
 }
 
-fn check<M: Module, const D: usize>(
-    part: &str,
-    module: &M,
-    output: Tensor<D>,
-    names: &[(&str, &str)],
-) {
-    let gradients = GradientsParams::from_grads(output.square().mean().backward(), module);
+/// The gradients of the mean square of a module's output.
+fn gradients<M: Module, const D: usize>(module: &M, output: Tensor<D>) -> GradientsParams {
+    GradientsParams::from_grads(output.square().mean().backward(), module)
+}
+
+/// The same of a network that computes its blocks again where the device asks for that.
+fn unet_gradients(unet: &UNet, input: UNetInput<'_>) -> GradientsParams {
+    let strategy = unet.devices()[0].gradient_checkpointing_strategy();
+    if strategy != Some(GradientCheckpointingStrategy::Balanced) {
+        return gradients(unet, unet.forward(input));
+    }
+    let pass = unet.forward_checkpointed(input);
+    let mut of_output = pass.output().square().mean().backward();
+    let mut sum = GradientsAccumulator::new();
+    let add = |found| sum.accumulate(unet, GradientsParams::from_grads(found, unet));
+    pass.backward(&mut of_output, add);
+    sum.grads()
+}
+
+fn check<M: Module>(part: &str, module: &M, gradients: GradientsParams, names: &[(&str, &str)]) {
     let found = BTreeMap::new();
     let mut read = Read { path: Vec::new(), names, gradients, found };
     module.visit(&mut read);
@@ -99,7 +112,7 @@ fn decoder(set: &FixtureSet, device: &Device) {
         .class_embedding(recorded.tensor("in.class_labels", device))
         .context(recorded.tensor("in.encoder_hidden_states", device))
         .context_bias(mask_bias(&mask(&recorded), 0, device));
-    check("decoder", &unet, unet.forward(input), UNET_NAMES);
+    check("decoder", &unet, unet_gradients(&unet, input), UNET_NAMES);
 }
 
 fn upsampler(set: &FixtureSet, device: &Device) {
@@ -109,7 +122,7 @@ fn upsampler(set: &FixtureSet, device: &Device) {
     let recorded = set.tensors("super_res_first");
     let timesteps = timesteps(&recorded);
     let input = UNetInput::new(recorded.tensor("in.sample", device), &timesteps);
-    check("super_res_first", &unet, unet.forward(input), UNET_NAMES);
+    check("super_res_first", &unet, unet_gradients(&unet, input), UNET_NAMES);
 }
 
 fn prior(set: &FixtureSet, device: &Device) {
@@ -121,7 +134,7 @@ fn prior(set: &FixtureSet, device: &Device) {
     let step = PriorStep::new(noisy, &timesteps, recorded.tensor("in.proj_embedding", device))
         .text_states(recorded.tensor("in.encoder_hidden_states", device))
         .attention_bias(prior.attention_bias(&mask(&recorded), device));
-    check("prior", &prior, prior.forward(step), PRIOR_NAMES);
+    check("prior", &prior, gradients(&prior, prior.forward(step)), PRIOR_NAMES);
 }
 
 fn clip(set: &FixtureSet, device: &Device) {
@@ -136,13 +149,14 @@ fn clip(set: &FixtureSet, device: &Device) {
         .map(|id| u32::try_from(id).expect("an id"))
         .collect();
     let rows: Vec<&[u32]> = ids.chunks(tokens).collect();
-    check("text_encoder", &text, text.forward(&rows).text_embeds, &[]);
+    check("text_encoder", &text, gradients(&text, text.forward(&rows).text_embeds), &[]);
 
     let vision =
         VisionEncoder::from_dir(dir("image_encoder"), None, precision, device).expect("loads");
     let recorded = set.tensors("image_encoder");
     let pixels = recorded.tensor("in.pixel_values", device);
-    check("image_encoder", &vision, vision.forward(pixels).image_embeds, &[]);
+    let embedded = vision.forward(pixels).image_embeds;
+    check("image_encoder", &vision, gradients(&vision, embedded), &[]);
 }
 
 #[test]

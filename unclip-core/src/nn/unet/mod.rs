@@ -4,6 +4,8 @@
 //! `UNet2DConditionModel` with `SimpleCrossAttn` blocks and `UNet2DModel` with `Resnet` blocks, of which Karlo's
 //! networks are instances. One module serves both: levels may have attention or not, and so may the middle.
 
+#[cfg(feature = "autodiff")]
+mod checkpointed;
 mod config;
 
 use burn::{
@@ -11,6 +13,8 @@ use burn::{
     tensor::{DType, Device, FloatDType, Tensor},
 };
 
+#[cfg(feature = "autodiff")]
+pub use checkpointed::Checkpointed;
 pub use config::{AttentionConfig, Misfit, UNetConfig};
 
 use super::{
@@ -315,6 +319,22 @@ impl UNet {
     ///
     /// When an axis differs from those shapes, or a network with attention gets no context.
     pub fn forward(&self, input: UNetInput<'_>) -> Tensor<4> {
+        let (mut h, conditions) = self.begin(input);
+        let mut skips = vec![h.clone()];
+        for unit in self.units() {
+            let skip = unit.takes_skip().then(|| {
+                skips.pop().expect("every block of the way up has its counterpart on the way down")
+            });
+            h = self.apply(unit, h, skip, &conditions);
+            if unit.leaves_skip() {
+                skips.push(h.clone());
+            }
+        }
+        h
+    }
+
+    /// The features that the first unit is applied to, and what all of them are told.
+    fn begin(&self, input: UNetInput<'_>) -> (Tensor<4>, Conditions) {
         let UNetInput { noisy, timesteps, class_embedding, context, context_bias, first_features } =
             input;
         let [batch, _, _, _] = noisy.dims();
@@ -323,16 +343,6 @@ impl UNet {
         let given = noisy.dtype();
         let dtype = self.compute.map_or(given, DType::from);
         let context = context.map(|context| context.cast(dtype));
-        let attend = |attentions: &[AddedKvAttention], i: usize, h: Tensor<4>| match (
-            attentions.get(i),
-            &context,
-        ) {
-            (Some(attention), Some(context)) => {
-                attention.forward(h, context.clone(), context_bias.clone())
-            }
-            (Some(_), None) => panic!("this network has attention and needs a context"),
-            (None, _) => h,
-        };
 
         let mut time = self.time_embedding.forward(sinusoidal(timesteps, self.sinusoid, &device));
         if let Some(activation) = self.time_post_activation {
@@ -352,43 +362,114 @@ impl UNet {
         if let Some(features) = first_features {
             h = ops::add(h, features.cast(dtype));
         }
-        let mut skips = vec![h.clone()];
-        for block in &self.down_blocks {
-            for (i, resnet) in block.resnets.iter().enumerate() {
-                h = attend(&block.attentions, i, resnet.forward(h, time.clone()));
-                skips.push(h.clone());
-            }
-            for downsampler in &block.downsamplers {
-                h = downsampler.forward(h, time.clone());
-                skips.push(h.clone());
-            }
+        (h, Conditions { time, context, context_bias, given })
+    }
+
+    /// What the network consists of after its first convolution, in order.
+    fn units(&self) -> Vec<Unit> {
+        let mut units = Vec::new();
+        for (level, block) in self.down_blocks.iter().enumerate() {
+            units.extend((0..block.resnets.len()).map(|i| Unit::Down(level, i)));
+            units.extend((0..block.downsamplers.len()).map(|i| Unit::Reduce(level, i)));
         }
-        for (i, resnet) in self.mid_block.resnets.iter().enumerate() {
-            h = resnet.forward(h, time.clone());
-            h = if i == 0 { attend(&self.mid_block.attentions, 0, h) } else { h };
+        units.extend((0..self.mid_block.resnets.len()).map(Unit::Middle));
+        for (level, block) in self.up_blocks.iter().enumerate() {
+            units.extend((0..block.resnets.len()).map(|i| Unit::Up(level, i)));
+            units.extend((0..block.upsamplers.len()).map(|i| Unit::Enlarge(level, i)));
         }
-        for block in &self.up_blocks {
-            for (i, resnet) in block.resnets.iter().enumerate() {
-                let skip = skips
-                    .pop()
-                    .expect("every block of the way up has its counterpart on the way down");
-                h = attend(
-                    &block.attentions,
-                    i,
-                    resnet.forward(ops::join_channels(h, skip), time.clone()),
-                );
+        units.push(Unit::Out);
+        units
+    }
+
+    /// Applies a unit to features, and to those that were kept for it on the way down.
+    fn apply(
+        &self,
+        unit: Unit,
+        h: Tensor<4>,
+        skip: Option<Tensor<4>>,
+        conditions: &Conditions,
+    ) -> Tensor<4> {
+        let Conditions { time, context, context_bias, given } = conditions;
+        let attend = |attentions: &[AddedKvAttention], i: usize, h: Tensor<4>| match (
+            attentions.get(i),
+            context,
+        ) {
+            (Some(attention), Some(context)) => {
+                attention.forward(h, context.clone(), context_bias.clone())
             }
-            for upsampler in &block.upsamplers {
-                h = upsampler.forward(h, time.clone());
-            }
-        }
-        let input = match self.activation {
-            Activation::Silu => {
-                let affine = self.conv_norm_out.affine(&h);
-                ConvInput::new(h).affine(affine).silu()
-            }
-            other => ConvInput::new(other.forward(self.conv_norm_out.forward(h))),
+            (Some(_), None) => panic!("this network has attention and needs a context"),
+            (None, _) => h,
         };
-        self.conv_out.apply(input).cast(given)
+        match unit {
+            Unit::Down(level, i) => {
+                let block = &self.down_blocks[level];
+                attend(&block.attentions, i, block.resnets[i].forward(h, time.clone()))
+            }
+            Unit::Reduce(level, i) => {
+                self.down_blocks[level].downsamplers[i].forward(h, time.clone())
+            }
+            Unit::Middle(i) => {
+                let h = self.mid_block.resnets[i].forward(h, time.clone());
+                if i == 0 { attend(&self.mid_block.attentions, 0, h) } else { h }
+            }
+            Unit::Up(level, i) => {
+                let block = &self.up_blocks[level];
+                let h = match skip {
+                    Some(skip) => ops::join_channels(h, skip),
+                    None => h,
+                };
+                attend(&block.attentions, i, block.resnets[i].forward(h, time.clone()))
+            }
+            Unit::Enlarge(level, i) => self.up_blocks[level].upsamplers[i].forward(h, time.clone()),
+            Unit::Out => {
+                let input = match self.activation {
+                    Activation::Silu => {
+                        let affine = self.conv_norm_out.affine(&h);
+                        ConvInput::new(h).affine(affine).silu()
+                    }
+                    other => ConvInput::new(other.forward(self.conv_norm_out.forward(h))),
+                };
+                self.conv_out.apply(input).cast(*given)
+            }
+        }
+    }
+}
+
+/// What every unit of a network is told.
+#[derive(Debug, Clone)]
+struct Conditions {
+    time: Tensor<2>,
+    context: Option<Tensor<3>>,
+    context_bias: Option<Tensor<2>>,
+    /// The type of the input, which the output has too.
+    given: DType,
+}
+
+/// A part of a network: its level, or step of the way up, and its place there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unit {
+    /// A residual block of the way down, with the attention after it.
+    Down(usize, usize),
+    /// The block that halves the sides.
+    Reduce(usize, usize),
+    /// A block of the middle.
+    Middle(usize),
+    /// A residual block of the way up, with the attention after it.
+    Up(usize, usize),
+    /// The block that doubles the sides.
+    Enlarge(usize, usize),
+    /// The last normalisation and convolution.
+    Out,
+}
+
+impl Unit {
+    /// Whether its features are kept for the way up.
+    fn leaves_skip(self) -> bool {
+        matches!(self, Self::Down(..) | Self::Reduce(..))
+    }
+
+    /// Whether it is given the last features that were kept.
+    fn takes_skip(self) -> bool {
+        matches!(self, Self::Up(..))
     }
 }
