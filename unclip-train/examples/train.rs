@@ -22,9 +22,9 @@ struct Arguments {
     /// Stop after this many steps of the run, with a checkpoint.
     #[arg(long)]
     until: Option<u64>,
-    /// Where to compute.
-    #[arg(long, default_value = "auto")]
-    device: String,
+    /// Where to compute; several devices, with commas between them, share every batch.
+    #[arg(long, value_delimiter = ',', default_value = "auto")]
+    device: Vec<String>,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -33,11 +33,12 @@ fn main() -> anyhow::Result<()> {
     let config = RunConfig::open(&arguments.config)?;
     let steps = config.training.steps;
     let output = config.output.clone();
-    let device = device(&arguments.device)?;
+    let names = arguments.device.iter();
+    let devices = names.map(|name| device(name)).collect::<Result<Vec<_>, _>>()?;
     let mut trainer = if arguments.resume {
-        Trainer::resume(config, &device)
+        Trainer::resume_on(config, &devices)
     } else {
-        Trainer::start(config, &device)
+        Trainer::start_on(config, &devices)
     }
     .with_context(|| format!("setting up {}", arguments.config.display()))?;
     println!(
@@ -50,9 +51,11 @@ fn main() -> anyhow::Result<()> {
     let bar = ProgressBar::new(steps).with_style(style).with_position(trainer.step_count());
     let mut smooth = None;
     let mut last = String::new();
+    let mut skipped = 0;
     trainer.run(|report| {
         let loss = smooth.map_or(report.loss, |before: f64| 0.95 * before + 0.05 * report.loss);
         smooth = Some(loss);
+        skipped = report.skipped;
         bar.set_position(report.step);
         last = message(report, loss);
         bar.set_message(last.clone());
@@ -67,6 +70,9 @@ fn main() -> anyhow::Result<()> {
     })?;
     bar.finish();
     println!("step {}: {last}", trainer.step_count());
+    if skipped > 0 {
+        println!("{skipped} samples were skipped; the warnings above name them and say why");
+    }
     Ok(())
 }
 

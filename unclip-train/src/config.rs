@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use unclip_core::{Error as CoreError, Precision};
 
 use crate::{
@@ -53,10 +54,10 @@ pub enum StageConfig {
 pub struct TrainingConfig {
     /// Steps of the whole run.
     pub steps: u64,
-    /// Samples of a step.
+    /// Samples of a step; several devices share them.
     pub batch: usize,
-    /// Samples that go through the network at once; the whole batch where absent. The gradients are those of the whole
-    /// batch either way.
+    /// Samples that go through the network of a device at once; all that it has where absent. The gradients are those of
+    /// the whole batch either way.
     #[serde(default)]
     pub part: Option<usize>,
     /// The type that the network computes in, forward and backward. Weights, their average, the optimiser's moments,
@@ -80,7 +81,9 @@ pub struct TrainingConfig {
     /// Steps between lines of the log.
     #[serde(default = "one")]
     pub log_every: u64,
-    /// Whether what can be computed again cheaply is, on the way back, instead of being kept.
+    /// Whether the decoder and upsamplers keep only what lies between their blocks, and compute each block again on the way
+    /// back: memory for the time of a pass forward. Of the other stages, Burn computes again what is cheap, which saves
+    /// nothing on a processor; theirs is the size of a [`part`](Self::part).
     #[serde(default)]
     pub gradient_checkpointing: bool,
 }
@@ -118,11 +121,12 @@ impl RunConfig {
         Ok(config)
     }
 
-    /// Checks the numbers that any stage has.
+    /// Checks every number, and the configurations of the networks.
     ///
     /// # Errors
     ///
-    /// [`unclip_core::Error::InvalidInput`] naming the first one that is out of its range.
+    /// [`unclip_core::Error::InvalidInput`] naming the first number that is out of its range; [`Error::UnknownKey`] naming
+    /// a key of a network that none has; what the networks' own configurations report.
     pub fn validate(&self) -> Result<()> {
         let TrainingConfig { steps, batch, part, rate, optimizer, ema, .. } = &self.training;
         let refuse = |field, found: String, expected: &str| {
@@ -148,26 +152,61 @@ impl RunConfig {
             ("optimizer.beta_1", f64::from(optimizer.beta_1)),
             ("optimizer.beta_2", f64::from(optimizer.beta_2)),
         ];
-        if let Some((field, share)) = shares.iter().find(|(_, share)| !(0.0..=1.0).contains(share))
-        {
-            return refuse(field, share.to_string(), "0 to 1");
-        }
+        are_shares(&shares)?;
         let positive = [
             ("rate.peak", rate.peak),
             ("ema.half_life", ema.half_life),
             ("optimizer.epsilon", f64::from(optimizer.epsilon)),
             ("optimizer.clip_norm", optimizer.clip_norm.unwrap_or(1.0)),
         ];
-        match positive.iter().find(|(_, number)| !(number.is_finite() && *number > 0.0)) {
-            Some((field, number)) => refuse(field, number.to_string(), "a number above 0"),
-            None => Ok(()),
+        if let Some((field, number)) =
+            positive.iter().find(|(_, number)| !(number.is_finite() && *number > 0.0))
+        {
+            return refuse(field, number.to_string(), "a number above 0");
         }
+        let decay = optimizer.weight_decay;
+        if !(decay.is_finite() && decay >= 0.0) {
+            return refuse("optimizer.weight_decay", decay.to_string(), "a number from 0");
+        }
+        match &self.stage {
+            StageConfig::Clip(stage) => stage.validate(),
+            StageConfig::Prior(stage) => stage.validate(),
+            StageConfig::Decoder(stage) => stage.validate(),
+            StageConfig::Upsampler(stage) => stage.validate(),
+        }
+    }
+}
+
+/// Refuses the first of some numbers that is no share of a whole.
+pub(crate) fn are_shares(numbers: &[(&'static str, f64)]) -> Result<()> {
+    match numbers.iter().find(|(_, number)| !(0.0..=1.0).contains(number)) {
+        Some((field, number)) => Err(CoreError::invalid(field, number, "0 to 1").into()),
+        None => Ok(()),
+    }
+}
+
+/// Refuses a key of a network's configuration that the network does not have, where `known` has them all.
+pub(crate) fn are_known(place: &str, given: &Value, known: &Value) -> Result<()> {
+    let (Some(given), Some(known)) = (given.as_object(), known.as_object()) else { return Ok(()) };
+    // Names with a low line in front are the libraries' that wrote the file.
+    let is_unknown = |key: &&String| !key.starts_with('_') && !known.contains_key(*key);
+    let unknown: Vec<&str> = given.keys().filter(is_unknown).map(String::as_str).collect();
+    none_is_unknown(place, &unknown)
+}
+
+/// Refuses the first of some keys that nobody reads.
+pub(crate) fn none_is_unknown<S: AsRef<str>>(place: &str, unknown: &[S]) -> Result<()> {
+    match unknown.first() {
+        Some(key) => {
+            Err(Error::UnknownKey { place: place.to_owned(), key: key.as_ref().to_owned() })
+        }
+        None => Ok(()),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
 
@@ -207,11 +246,15 @@ mod tests {
             "/training/ema",
             "/stage/prior",
             "/stage/prior/diffusion",
+            "/stage/prior/network",
         ] {
             let mut value = example();
             value.pointer_mut(place).expect("a place")["leraning_rate"] = json!(1);
             let text = read(&value).expect_err(place).to_string();
-            assert!(text.contains("run.json") && text.contains("leraning_rate"), "{text}");
+            assert!(text.contains("leraning_rate"), "{text}");
+            let file =
+                if place == "/stage/prior/network" { "stage.prior.network" } else { "run.json" };
+            assert!(text.contains(file), "{text}");
         }
     }
 
@@ -223,9 +266,12 @@ mod tests {
             ("/training/checkpoint_every", json!(0), "checkpoint_every"),
             ("/training/rate/peak", json!(-1.0), "rate.peak"),
             ("/training/ema/half_life", json!(0.0), "ema.half_life"),
+            ("/stage/prior/caption_drop", json!(10.0), "prior.caption_drop"),
+            ("/training/optimizer/weight_decay", json!(-0.1), "optimizer.weight_decay"),
         ] {
             let mut value = example();
-            *value.pointer_mut(place).expect("a place") = number;
+            let (object, key) = place.rsplit_once('/').expect("a path");
+            value.pointer_mut(object).expect("an object")[key] = number;
             let text = read(&value).expect_err(field).to_string();
             assert!(text.contains(&format!("`{field}`")), "{text}");
         }

@@ -98,6 +98,14 @@ pub enum Error {
         /// Where it breaks, and why.
         source: serde_json::Error,
     },
+    /// The configuration of a network has a key that no such network has.
+    #[error("{place} has the key `{key}`, expected none that the network does not read")]
+    UnknownKey {
+        /// Where in the run's configuration.
+        place: String,
+        /// The key.
+        key: String,
+    },
     /// The loss or a gradient is not a number any more. Nothing was saved since.
     #[error("step {step} has a loss of {loss} and gradients of norm {norm}: {}", last_good(.checkpoint))]
     NotFinite {

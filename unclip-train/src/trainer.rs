@@ -15,13 +15,13 @@ use crate::{
     Error, Result,
     checkpoint::{Checkpoints, Opened, State},
     config::{RunConfig, StageConfig},
-    data::{Sample, Source},
+    data::{Sample, Skipped, Source},
     ema,
     export::write_index,
     log::Log,
     optimizer::{Optimizer, norm},
     parameters::{read, write},
-    task::{Batch, ClipTask, DecoderTask, Gradients, PriorTask, Task, UpsamplerTask},
+    task::{Batch, ClipTask, DecoderTask, Gradients, PriorTask, Replica, Task, UpsamplerTask},
 };
 
 /// Samples on a sheet.
@@ -89,11 +89,31 @@ impl Trainer {
     /// [`Error::RunExists`] when there are checkpoints already; otherwise whatever the configuration, the data, the
     /// stages before this one and the file system have to say.
     pub fn start(config: RunConfig, device: &Device) -> Result<Self> {
+        Self::start_on(config, std::slice::from_ref(device))
+    }
+
+    /// Begins a run on several devices of one kind, which share every batch: the step of one device that had memory for
+    /// all of it, but for rounding. The first has the optimiser and the average.
+    ///
+    /// ```no_run
+    /// use unclip_core::device::device;
+    /// use unclip_train::{RunConfig, Trainer};
+    ///
+    /// let config = RunConfig::open("configs/decoder.json")?;
+    /// let mut trainer = Trainer::start_on(config, &[device("cuda:0")?, device("cuda:1")?])?;
+    /// # Ok::<(), unclip_train::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`unclip_core::Error::InvalidInput`] when there is no device, or fewer samples in a batch than devices; and as
+    /// [`start`](Self::start).
+    pub fn start_on(config: RunConfig, devices: &[Device]) -> Result<Self> {
         let checkpoints = Checkpoints::new(&config.output, config.training.keep);
         if checkpoints.latest()?.is_some() {
             return Err(Error::RunExists { output: config.output });
         }
-        Self::open(config, device, None)
+        Self::open(config, devices, None)
     }
 
     /// Continues a run after its newest checkpoint, to the bits of a run that was never interrupted.
@@ -105,40 +125,57 @@ impl Trainer {
     /// [`Error::NoCheckpoint`]; [`Error::OtherRun`] when the checkpoint belongs to another run or another version of the
     /// layout; [`Error::Checkpoint`] when it is damaged; and as [`start`](Self::start).
     pub fn resume(config: RunConfig, device: &Device) -> Result<Self> {
+        Self::resume_on(config, std::slice::from_ref(device))
+    }
+
+    /// As [`resume`](Self::resume), on several devices (see [`start_on`](Self::start_on)). Another number of devices than
+    /// before adds gradients in another order, so bits are the same where the number is.
+    ///
+    /// # Errors
+    ///
+    /// As [`resume`](Self::resume) and [`start_on`](Self::start_on).
+    pub fn resume_on(config: RunConfig, devices: &[Device]) -> Result<Self> {
         let checkpoints = Checkpoints::new(&config.output, config.training.keep);
         let Some(path) = checkpoints.latest()? else {
             return Err(Error::NoCheckpoint { output: config.output });
         };
         let opened = Opened::open(&path)?;
-        Self::open(config, device, Some(opened))
+        Self::open(config, devices, Some(opened))
     }
 
-    fn open(config: RunConfig, device: &Device, opened: Option<Opened>) -> Result<Self> {
+    fn open(config: RunConfig, devices: &[Device], opened: Option<Opened>) -> Result<Self> {
         config.validate()?;
-        let mut device = device.clone().autodiff();
-        if config.training.gradient_checkpointing {
-            device = device.gradient_checkpointing();
+        let (batch, count) = (config.training.batch, devices.len());
+        if count == 0 {
+            return Err(CoreError::invalid("devices", "an empty list", "one device or more").into());
         }
-        let device = &device;
-        let run: Box<dyn Running> = match config.stage.clone() {
+        if batch < count {
+            let expected = format!("{count} or more, a sample for each device");
+            return Err(CoreError::invalid("batch", batch, expected).into());
+        }
+        let recording = devices.iter().map(|device| {
+            let device = device.clone().autodiff();
+            match config.training.gradient_checkpointing {
+                true => device.gradient_checkpointing(),
+                false => device,
+            }
+        });
+        let devices: Vec<Device> = recording.collect();
+        let run = match config.stage.clone() {
             StageConfig::Clip(stage) => {
-                let task = ClipTask::open(&stage, &config)?;
-                Box::new(Run::new(task, config, device, opened)?)
+                begin(config, &devices, opened, |run, _| ClipTask::open(&stage, run))
             }
             StageConfig::Prior(stage) => {
-                let task = PriorTask::open(&stage, &config, device)?;
-                Box::new(Run::new(task, config, device, opened)?)
+                begin(config, &devices, opened, |run, device| PriorTask::open(&stage, run, device))
             }
-            StageConfig::Decoder(stage) => {
-                let task = DecoderTask::open(&stage, &config, device)?;
-                Box::new(Run::new(task, config, device, opened)?)
-            }
+            StageConfig::Decoder(stage) => begin(config, &devices, opened, |run, device| {
+                DecoderTask::open(&stage, run, device)
+            }),
             StageConfig::Upsampler(stage) => {
-                let task = UpsamplerTask::open(&stage)?;
-                Box::new(Run::new(task, config, device, opened)?)
+                begin(config, &devices, opened, |_, _| UpsamplerTask::open(&stage))
             }
         };
-        Ok(Self { run })
+        Ok(Self { run: run? })
     }
 
     /// Steps taken so far.
@@ -197,11 +234,28 @@ trait Running {
     fn save(&mut self) -> Result<PathBuf>;
 }
 
+/// The run that `config` describes, of the stage that `open` gives for each device.
+fn begin<T: Task + 'static>(
+    config: RunConfig,
+    devices: &[Device],
+    opened: Option<Opened>,
+    open: impl Fn(&RunConfig, &Device) -> Result<T>,
+) -> Result<Box<dyn Running>> {
+    let task = open(&config, &devices[0])?;
+    let others = devices[1..].iter().map(|device| Ok((open(&config, device)?, device.clone())));
+    let others = others.collect::<Result<_>>()?;
+    Ok(Box::new(Run::new(task, others, config, &devices[0], opened)?))
+}
+
 /// A run of one stage.
 struct Run<T: Task> {
     task: T,
+    /// The same on the devices beside the first.
+    others: Vec<(T, Device)>,
     config: RunConfig,
     source: Box<dyn Source + Send>,
+    /// What the source gave and the stage cannot use.
+    unfit: Skipped,
     /// Taken out for the length of an update.
     model: Option<T::Model>,
     average: Option<T::Model>,
@@ -211,7 +265,11 @@ struct Run<T: Task> {
     log: Log,
     checkpoints: Checkpoints,
     last: Option<PathBuf>,
+    /// The step of the last checkpoint.
     saved_at: Option<u64>,
+    /// The step of what this start has written into the model directory. One that was killed may have written a
+    /// checkpoint and no model.
+    exported_at: Option<u64>,
     /// When this start began, and after how many steps.
     started: (Instant, u64),
 }
@@ -219,7 +277,13 @@ struct Run<T: Task> {
 const PRESENT: &str = "the weights are put back before an update ends";
 
 impl<T: Task> Run<T> {
-    fn new(task: T, config: RunConfig, device: &Device, opened: Option<Opened>) -> Result<Self> {
+    fn new(
+        task: T,
+        others: Vec<(T, Device)>,
+        config: RunConfig,
+        device: &Device,
+        opened: Option<Opened>,
+    ) -> Result<Self> {
         let checkpoints = Checkpoints::new(&config.output, config.training.keep);
         checkpoints.clean()?;
         let mut source = config.data.open(config.seed, 0, 1)?;
@@ -251,7 +315,9 @@ impl<T: Task> Run<T> {
         let log = Log::open(&config.output, step)?;
         Ok(Self {
             task,
+            others,
             source,
+            unfit: Skipped::default(),
             model: Some(model),
             average: Some(average),
             optimizer,
@@ -260,6 +326,7 @@ impl<T: Task> Run<T> {
             log,
             checkpoints,
             saved_at: last.is_some().then_some(step),
+            exported_at: None,
             last,
             started: (Instant::now(), step),
             config,
@@ -269,13 +336,23 @@ impl<T: Task> Run<T> {
     fn samples(&mut self) -> Result<Vec<Sample>> {
         let count = self.config.training.batch;
         let mut samples = Vec::with_capacity(count);
+        let mut fruitful = self.source.cursor().epoch();
         while samples.len() < count {
-            match self.source.next()? {
-                Some(sample) => samples.push(sample),
+            let Some(sample) = self.source.next()? else {
+                let reason = "the data ended, which an endless source never does".to_owned();
+                return Err(Error::NothingUsable { reason });
+            };
+            let epoch = self.source.cursor().epoch();
+            match self.task.unfit(&sample) {
                 None => {
-                    let reason = "the data ended, which an endless source never does".to_owned();
+                    fruitful = epoch;
+                    samples.push(sample);
+                }
+                Some(fault) if epoch > fruitful + 1 => {
+                    let reason = format!("{} cannot be learned from: {fault}", sample.key);
                     return Err(Error::NothingUsable { reason });
                 }
+                Some(fault) => self.unfit.add(sample.key, fault),
             }
         }
         Ok(samples)
@@ -284,6 +361,15 @@ impl<T: Task> Run<T> {
     fn batch<'a>(&self, samples: &'a [Sample]) -> Batch<'a> {
         let part = self.config.training.part.unwrap_or(samples.len());
         Batch::new(samples, self.config.seed, self.step, part)
+    }
+
+    /// The loss of a batch and its gradients, from all devices.
+    fn gradients(&self, batch: &Batch<'_>) -> Result<Gradients> {
+        let mut replicas = vec![Replica { task: &self.task, model: self.model().clone() }];
+        for (task, device) in &self.others {
+            replicas.push(Replica { task, model: self.model().clone().fork(device) });
+        }
+        T::gradients(&replicas, batch)
     }
 
     fn model(&self) -> &T::Model {
@@ -313,6 +399,23 @@ impl<T: Task> Run<T> {
         self.log.picture(self.step, "sheet", &sheet)
     }
 
+    fn write_checkpoint(&mut self) -> Result<PathBuf> {
+        let state = State {
+            version: State::version(),
+            step: self.step,
+            seen: self.seen,
+            cursor: self.source.cursor(),
+            seed: self.config.seed,
+            architecture: self.task.architecture(),
+            foundation: self.task.foundation().map(str::to_owned),
+            config: json!(self.config),
+        };
+        let path = self.checkpoints.save(&state, self.tensors()?)?;
+        self.last = Some(path.clone());
+        self.saved_at = Some(self.step);
+        Ok(path)
+    }
+
     fn tensors(&self) -> Result<Vec<(String, burn::tensor::TensorData)>> {
         let mut tensors = Vec::new();
         read(self.model(), MODEL, None, &mut tensors)?;
@@ -338,7 +441,7 @@ impl<T: Task> Running for Run<T> {
     fn take_step(&mut self) -> Result<StepReport> {
         let begun = Instant::now();
         let samples = self.samples()?;
-        let gradients = self.task.gradients(self.model(), &self.batch(&samples))?;
+        let gradients = self.gradients(&self.batch(&samples))?;
         let norm = norm(self.model(), &gradients.params);
         let loss = gradients.loss;
         if !(loss.is_finite() && norm.is_finite()) {
@@ -379,7 +482,7 @@ impl<T: Task> Running for Run<T> {
             norm,
             rate,
             numbers,
-            skipped: self.source.skipped().count(),
+            skipped: self.source.skipped().count() + self.unfit.count(),
             duration: begun.elapsed(),
             left: Duration::try_from_secs_f64(mean * rest).unwrap_or(Duration::MAX),
             checkpoint,
@@ -387,26 +490,15 @@ impl<T: Task> Running for Run<T> {
     }
 
     fn save(&mut self) -> Result<PathBuf> {
-        if let (Some(at), Some(path)) = (self.saved_at, &self.last)
-            && at == self.step
-        {
-            return Ok(path.clone());
-        }
-        let state = State {
-            version: State::version(),
-            step: self.step,
-            seen: self.seen,
-            cursor: self.source.cursor(),
-            seed: self.config.seed,
-            architecture: self.task.architecture(),
-            foundation: self.task.foundation().map(str::to_owned),
-            config: json!(self.config),
+        let path = match &self.last {
+            Some(path) if self.saved_at == Some(self.step) => path.clone(),
+            _ => self.write_checkpoint()?,
         };
-        let path = self.checkpoints.save(&state, self.tensors()?)?;
-        self.last = Some(path.clone());
-        self.saved_at = Some(self.step);
-        self.task.export(self.average.as_ref().expect(PRESENT), &self.config.model)?;
-        write_index(&self.config.model)?;
+        if self.exported_at != Some(self.step) {
+            self.task.export(self.average.as_ref().expect(PRESENT), &self.config.model)?;
+            write_index(&self.config.model)?;
+            self.exported_at = Some(self.step);
+        }
         Ok(path)
     }
 }

@@ -13,6 +13,15 @@ pub enum Fault {
     NoPicture,
     /// The picture cannot be read or decoded; the text says why.
     Picture(String),
+    /// The picture has fewer pixels than what is learned from it.
+    TooSmall {
+        /// Its width.
+        width: u32,
+        /// Its height.
+        height: u32,
+        /// The least that either has to be.
+        least: u32,
+    },
     /// There is no caption, or only white space.
     NoCaption,
     /// The caption or description cannot be read; the text says why.
@@ -28,6 +37,12 @@ impl fmt::Display for Fault {
         match self {
             Self::NoPicture => f.write_str("there is no picture"),
             Self::Picture(reason) => write!(f, "the picture cannot be read: {reason}"),
+            Self::TooSmall { width, height, least } => {
+                write!(
+                    f,
+                    "the picture has {width} × {height} pixels, expected {least} × {least} or more"
+                )
+            }
             Self::NoCaption => f.write_str("there is no caption"),
             Self::Caption(reason) => write!(f, "the caption cannot be read: {reason}"),
             Self::NotFinite => f.write_str("the embedding holds values that are not finite"),
@@ -59,7 +74,7 @@ impl Skipped {
     }
 
     /// Notes a fault, and says so in the log when it is new.
-    pub(super) fn add(&mut self, name: String, fault: Fault) {
+    pub(crate) fn add(&mut self, name: String, fault: Fault) {
         if let Entry::Vacant(entry) = self.by_name.entry(name) {
             tracing::warn!(sample = entry.key().as_str(), %fault, "skipped a sample");
             entry.insert(fault);

@@ -4,7 +4,7 @@
 //! loss of the whole gives each embedding its gradient, and each part is run again to take it further (Gao et al. 2021,
 //! GradCache). So the parts' size changes no gradient, though every pair of the batch meets in the loss.
 
-use std::path::Path;
+use std::{fs, ops::Range, path::Path};
 
 use burn::{
     module::{Initializer, Module, Param},
@@ -23,11 +23,11 @@ use unclip_core::{
     checkpoint::{ConfigReader, SaveOptions},
 };
 
-use super::{Batch, Gradients, Task, layer, on, read};
+use super::{Batch, Gradients, Replica, Task, layer, on, on_each, read, sum};
 use crate::{
     Result,
     caption::choose,
-    config::RunConfig,
+    config::{RunConfig, are_shares, none_is_unknown},
     draws::Purpose,
     loss::contrastive::{Contrastive, positives},
     parameters::{Fill, initialise},
@@ -71,6 +71,10 @@ pub enum TokenizerConfig {
     },
 }
 
+/// Where errors say that the towers' configurations stand.
+const TEXT: &str = "stage.clip.text";
+const VISION: &str = "stage.clip.vision";
+
 fn one() -> f64 {
     1.0
 }
@@ -101,11 +105,31 @@ struct Pairs {
     views: Vec<RgbImage>,
 }
 
+impl ClipTaskConfig {
+    pub(crate) fn validate(&self) -> Result<()> {
+        self.text_config(&self.text)?;
+        self.vision_config()?;
+        are_shares(&[("clip.crop", self.crop), ("clip.word_dropout", self.word_dropout)])
+    }
+
+    fn text_config(&self, text: &Value) -> Result<TextConfig> {
+        let mut reader = ConfigReader::from_bytes(TEXT, &bytes(text))?;
+        let text = TextConfig::read(&mut reader)?;
+        none_is_unknown(TEXT, &reader.finish())?;
+        Ok(text)
+    }
+
+    fn vision_config(&self) -> Result<VisionConfig> {
+        let mut reader = ConfigReader::from_bytes(VISION, &bytes(&self.vision))?;
+        let vision = VisionConfig::read(&mut reader)?;
+        none_is_unknown(VISION, &reader.finish())?;
+        Ok(vision)
+    }
+}
+
 impl ClipTask {
     pub(crate) fn open(config: &ClipTaskConfig, run: &RunConfig) -> Result<Self> {
-        let mut reader = ConfigReader::from_bytes("stage.clip.vision", &bytes(&config.vision))?;
-        let vision = VisionConfig::read(&mut reader)?;
-        reader.finish();
+        let vision = config.vision_config()?;
         // A vocabulary that a run has learned stays with it.
         let folder = run.output.join("tokenizer");
         let tokenizer = match &config.tokenizer {
@@ -114,7 +138,7 @@ impl ClipTask {
             TokenizerConfig::Learn { merges, samples } => {
                 let captions = captions(run, *samples)?;
                 let tokenizer = Tokenizer::learn(captions, *merges, "<|endoftext|>")?;
-                tokenizer.write_dir(&folder)?;
+                keep(&tokenizer, &folder)?;
                 tokenizer
             }
         };
@@ -123,9 +147,7 @@ impl ClipTask {
         text["bos_token_id"] = json!(tokenizer.bos_id());
         text["eos_token_id"] = json!(tokenizer.eos_id());
         text["pad_token_id"] = json!(tokenizer.pad_id());
-        let mut reader = ConfigReader::from_bytes("stage.clip.text", &bytes(&text))?;
-        let text = TextConfig::read(&mut reader)?;
-        reader.finish();
+        let text = config.text_config(&text)?;
         if text.embedding_width != vision.embedding_width {
             let found = text.embedding_width;
             let expected = format!("the vision tower's {}", vision.embedding_width);
@@ -164,7 +186,7 @@ impl ClipTask {
         &self,
         model: &ClipModel,
         pairs: &Pairs,
-        rows: std::ops::Range<usize>,
+        rows: Range<usize>,
     ) -> Result<[Tensor<2>; 2]> {
         let device = model.vision.device();
         let pixels = self.preprocessor.preprocess_many(&pairs.views[rows.clone()], &device)?;
@@ -178,6 +200,23 @@ impl ClipTask {
         let positives = positives(&pairs.captions, &images.device());
         let (scale, bias) = (model.log_scale.val(), model.bias.val());
         self.config.loss.loss(images, texts, scale, bias, positives)
+    }
+
+    /// What has the gradients of some embeddings as its own: these take the loss's gradient on into the towers.
+    fn further(
+        &self,
+        model: &ClipModel,
+        pairs: &Pairs,
+        rows: Range<usize>,
+        of_embeddings: &[Option<Tensor<2>>; 2],
+    ) -> Result<Option<Tensor<1>>> {
+        let device = model.vision.device();
+        let embedded = self.embed(model, pairs, rows.clone())?;
+        let terms = embedded.into_iter().zip(of_embeddings).filter_map(|(embedded, gradient)| {
+            let gradient = gradient.clone()?.narrow(0, rows.start, rows.len());
+            Some((embedded * on(&device, gradient.to_device(&device.clone().inner()))).sum())
+        });
+        Ok(terms.reduce(|sum, term| sum + term))
     }
 
     /// Numbers for the log, from the embeddings of a batch.
@@ -232,53 +271,49 @@ impl Task for ClipTask {
         ClipModel { text: text.compute_in(dtype), vision: vision.compute_in(dtype), ..model }
     }
 
-    fn gradients(&self, model: &ClipModel, batch: &Batch<'_>) -> Result<Gradients> {
-        let pairs = self.pairs(batch)?;
+    fn gradients(replicas: &[Replica<'_, Self>], batch: &Batch<'_>) -> Result<Gradients> {
+        let Replica { task, model } = &replicas[0];
+        let pairs = task.pairs(batch)?;
         let count = batch.samples.len();
-        if batch.part >= count {
-            let both = self.embed(model, &pairs, 0..count)?;
-            let numbers = self.numbers(model, both.clone(), &pairs)?;
-            let loss = self.loss(model, both, &pairs);
+        if replicas.len() == 1 && batch.part >= count {
+            let both = task.embed(model, &pairs, 0..count)?;
+            let numbers = task.numbers(model, both.clone(), &pairs)?;
+            let loss = task.loss(model, both, &pairs);
             let value = read(loss.clone())?;
             let params = GradientsParams::from_grads(loss.backward(), model);
             return Ok(Gradients { params, loss: value, numbers });
         }
-        let ranges: Vec<_> =
-            (0..count).step_by(batch.part).map(|i| i..count.min(i + batch.part)).collect();
-        let plain = model.valid();
-        let mut all: [Vec<Tensor<2>>; 2] = [Vec::new(), Vec::new()];
-        for range in &ranges {
-            let [image, text] = self.embed(&plain, &pairs, range.clone())?;
-            all[0].push(image);
-            all[1].push(text);
-        }
+        let ranges: Vec<Vec<Range<usize>>> =
+            batch.shares(replicas.len()).into_iter().map(|share| share.ranges()).collect();
         let device = model.vision.device();
+        let embedded = on_each(replicas, ranges.clone(), |replica, ranges| {
+            let plain = replica.model.valid();
+            ranges.into_iter().map(|rows| replica.task.embed(&plain, &pairs, rows)).collect()
+        })?;
+        let mut all: [Vec<Tensor<2>>; 2] = [Vec::new(), Vec::new()];
+        for [image, text] in embedded.into_iter().flat_map(Vec::into_iter) {
+            all[0].push(image.to_device(&device.clone().inner()));
+            all[1].push(text.to_device(&device.clone().inner()));
+        }
         let both = all.map(|parts| on(&device, Tensor::cat(parts, 0)).require_grad());
-        let numbers = self.numbers(model, both.clone(), &pairs)?;
-        let loss = self.loss(model, both.clone(), &pairs);
+        let numbers = task.numbers(model, both.clone(), &pairs)?;
+        let loss = task.loss(model, both.clone(), &pairs);
         let value = read(loss.clone())?;
         let mut gradients = loss.backward();
-        let mut accumulator = GradientsAccumulator::<ClipModel>::new();
-        accumulator.accumulate(model, GradientsParams::from_module(&mut gradients, model));
+        let mut params = vec![GradientsParams::from_module(&mut gradients, model)];
         let of_embeddings = both.map(|leaf| leaf.grad_remove(&mut gradients));
-        for range in ranges {
-            let embedded = self.embed(model, &pairs, range.clone())?;
-            let mut sum: Option<Tensor<1>> = None;
-            for (embedded, gradient) in embedded.into_iter().zip(&of_embeddings) {
-                let Some(gradient) = gradient else { continue };
-                let rows = gradient.clone().narrow(0, range.start, range.len());
-                let term = (embedded * on(&device, rows)).sum();
-                sum = Some(match sum {
-                    Some(sum) => sum + term,
-                    None => term,
-                });
+        params.extend(on_each(replicas, ranges, |Replica { task, model }, ranges| {
+            let mut accumulator = GradientsAccumulator::<ClipModel>::new();
+            for range in ranges {
+                let sum = task.further(model, &pairs, range, &of_embeddings)?;
+                if let Some(sum) = sum {
+                    accumulator
+                        .accumulate(model, GradientsParams::from_grads(sum.backward(), model));
+                }
             }
-            if let Some(sum) = sum {
-                let params = GradientsParams::from_grads(sum.backward(), model);
-                accumulator.accumulate(model, params);
-            }
-        }
-        Ok(Gradients { params: accumulator.grads(), loss: value, numbers })
+            Ok(accumulator.grads())
+        })?);
+        Ok(Gradients { params: sum(model, params), loss: value, numbers })
     }
 
     fn export(&self, average: &ClipModel, model: &Path) -> Result<()> {
@@ -307,6 +342,17 @@ fn tower(name: &str, shape: &[usize], width: usize, layers: usize) -> Fill {
         ("text_projection" | "visual_projection", _) => Fill::Normal(width.powf(-0.5)),
         _ => Fill::Constant(1.0),
     }
+}
+
+/// Writes a vocabulary that a run has to find again, whole or not at all.
+fn keep(tokenizer: &Tokenizer, folder: &Path) -> Result<()> {
+    let pending = folder.with_file_name(".writing-tokenizer");
+    if pending.is_dir() {
+        // A run was killed while it wrote.
+        fs::remove_dir_all(&pending).map_err(CoreError::io("remove", &pending))?;
+    }
+    tokenizer.write_dir(&pending)?;
+    Ok(fs::rename(&pending, folder).map_err(CoreError::io("write", folder))?)
 }
 
 /// The captions of the data's first samples.

@@ -27,11 +27,11 @@ use unclip_decoder::{
     Decoder, DecoderConfig, DecoderInput, MaskChannels, TextProjection, TextProjectionConfig,
 };
 
-use super::{Batch, Gradients, Losses, Task, accumulate, on};
+use super::{Batch, Gradients, Losses, Replica, Task, accumulate, forward, on};
 use crate::{
     Result,
     caption::choose,
-    config::RunConfig,
+    config::{RunConfig, are_known, are_shares},
     draws::{Draws, Purpose},
     export::{unet_fill, write_scheduler},
     frozen::Frozen,
@@ -108,6 +108,52 @@ fn three() -> f64 {
     3.0
 }
 
+impl DecoderTaskConfig {
+    pub(crate) fn validate(&self) -> Result<()> {
+        self.network()?;
+        self.projection()?;
+        are_shares(&[
+            ("decoder.embedding_drop", self.embedding_drop),
+            ("decoder.caption_drop", self.caption_drop),
+            ("decoder.word_dropout", self.word_dropout),
+            ("decoder.embedding_noise.share", self.embedding_noise.share),
+            ("decoder.crop", self.crop),
+            ("decoder.mask.share", self.mask.share),
+            ("decoder.mask.whole", self.mask.whole),
+        ])
+    }
+
+    fn network(&self) -> Result<DecoderConfig> {
+        let place = "stage.decoder.network";
+        let network = DecoderConfig::from_bytes(place, self.network.to_string().as_bytes())?;
+        are_known(place, &self.network, &network.to_json())?;
+        Ok(network)
+    }
+
+    fn projection(&self) -> Result<TextProjectionConfig> {
+        let place = "stage.decoder.projection";
+        let text = self.projection.to_string();
+        let projection = TextProjectionConfig::from_bytes(place, text.as_bytes())?;
+        are_known(place, &self.projection, &projection.to_json())?;
+        Ok(projection)
+    }
+
+    /// What a sample goes without: each of the two by itself, so that some go without both.
+    fn dropped(&self, draws: &mut Draws) -> Dropped {
+        Dropped {
+            caption: draws.chance(self.caption_drop),
+            embedding: draws.chance(self.embedding_drop),
+        }
+    }
+}
+
+/// What a sample goes without.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Dropped {
+    caption: bool,
+    embedding: bool,
+}
+
 /// The decoder's parts.
 #[derive(Module, Debug)]
 pub(crate) struct DecoderModel {
@@ -139,11 +185,8 @@ impl DecoderTask {
         run: &RunConfig,
         device: &Device,
     ) -> Result<Self> {
-        let text = config.network.to_string();
-        let network = DecoderConfig::from_bytes("stage.decoder.network", text.as_bytes())?;
-        let text = config.projection.to_string();
-        let projection =
-            TextProjectionConfig::from_bytes("stage.decoder.projection", text.as_bytes())?;
+        let network = config.network()?;
+        let projection = config.projection()?;
         let clip = Frozen::open(&run.model, device)?;
         for (field, found, expected, whose) in [
             (
@@ -197,9 +240,9 @@ impl DecoderTask {
         let draws = batch.draws(Purpose::Caption).into_iter().zip(batch.draws(Purpose::Condition));
         for (sample, (mut caption, mut condition)) in batch.samples.iter().zip(draws) {
             let text = choose(&sample.captions, self.config.word_dropout, &mut caption);
-            let without = condition.chance(self.config.caption_drop);
-            captions.push(if without { String::new() } else { text });
-            dropped.push(f32::from(condition.chance(self.config.embedding_drop)));
+            let without = self.config.dropped(&mut condition);
+            captions.push(if without.caption { String::new() } else { text });
+            dropped.push(f32::from(without.embedding));
             noise.extend(self.config.embedding_noise.draw(width, &mut condition));
         }
         let noise = Tensor::from_data(TensorData::new(noise, [rows, width]), device);
@@ -248,13 +291,13 @@ impl DecoderTask {
             .context(conditions.context)
             .context_bias(on(&autodiff, bias))
             .first_features(features);
-        let output = model.unet.forward(input);
+        let (output, further) = forward(&model.unet, input);
         let losses = if self.network.predicts_variance() {
             self.diffusion.hybrid_losses(output, &clean, &noised)
         } else {
             self.diffusion.losses(output, &clean, &noised)
         };
-        Ok(Losses { losses, numbers: Vec::new() })
+        Ok(Losses { losses, numbers: Vec::new(), further })
     }
 
     /// How the network is sampled: Karlo's way where it says its variance, and DDIM otherwise.
@@ -311,8 +354,8 @@ impl Task for DecoderTask {
         DecoderModel { unet: model.unet.compute_in(dtype), ..model }
     }
 
-    fn gradients(&self, model: &DecoderModel, batch: &Batch<'_>) -> Result<Gradients> {
-        accumulate(model, batch, |model, part| self.losses(model, part))
+    fn gradients(replicas: &[Replica<'_, Self>], batch: &Batch<'_>) -> Result<Gradients> {
+        accumulate(replicas, batch, |replica, part| replica.task.losses(&replica.model, part))
     }
 
     fn export(&self, average: &DecoderModel, model: &Path) -> Result<()> {
@@ -347,5 +390,46 @@ impl Task for DecoderTask {
         let painted =
             decoder.sample(&input, &sampler, guidance, initial, &mut noise, &mut Unobserved)?;
         Ok(Some(grid(&[views, to_images(painted)?])))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tenth_goes_without_its_embedding_and_half_without_a_caption_independently() {
+        let config: DecoderTaskConfig = serde_json::from_value(json!({
+            "network": {}, "projection": {},
+            "diffusion": {"prediction": "sample", "weighting": "simple"}
+        }))
+        .expect("the rest has defaults");
+        let count = 20_000;
+        let drawn: Vec<Dropped> = (0..count)
+            .map(|index| config.dropped(&mut Draws::new(3, Purpose::Condition, 0, index)))
+            .collect();
+        let share = |of: fn(&Dropped) -> bool| {
+            drawn.iter().filter(|dropped| of(dropped)).count() as f64 / count as f64
+        };
+        // Five standard deviations of each.
+        assert!((share(|d| d.embedding) - 0.1).abs() < 0.011);
+        assert!((share(|d| d.caption) - 0.5).abs() < 0.018);
+        assert!((share(|d| d.caption && d.embedding) - 0.05).abs() < 0.008);
+    }
+
+    #[test]
+    fn noise_on_embeddings_is_as_frequent_and_as_large_as_configured() {
+        let noise = EmbeddingNoise { share: 0.5, largest: 0.4 };
+        let deviations: Vec<f64> = (0..2000)
+            .map(|index| {
+                let values = noise.draw(256, &mut Draws::new(3, Purpose::Condition, 0, index));
+                (values.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>() / 256.0).sqrt()
+            })
+            .collect();
+        let noisy: Vec<f64> = deviations.into_iter().filter(|&deviation| deviation > 0.0).collect();
+        assert!((900..1100).contains(&noisy.len()), "{} of 2000", noisy.len());
+        let mean = noisy.iter().sum::<f64>() / noisy.len() as f64;
+        assert!((mean - 0.2).abs() < 0.02, "{mean}");
+        assert!(noisy.iter().all(|&deviation| deviation < 0.5));
     }
 }

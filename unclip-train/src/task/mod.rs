@@ -3,21 +3,25 @@
 mod clip;
 mod decoder;
 mod prior;
+mod replicas;
 mod upsampler;
 
-use std::path::Path;
+use std::{ops::Range, path::Path};
 
 use burn::{
     module::Module,
     optim::{GradientsAccumulator, GradientsParams},
-    tensor::{Device, FloatDType, Tensor},
+    tensor::{
+        Device, FloatDType, GradientCheckpointingStrategy, Gradients as BurnGradients, Tensor,
+    },
 };
 use image::RgbImage;
 use serde_json::Value;
+use unclip_core::nn::{Checkpointed, UNet, UNetInput};
 
 use crate::{
     Error, Result,
-    data::Sample,
+    data::{Fault, Sample},
     draws::{Draws, Purpose},
 };
 
@@ -29,12 +33,13 @@ pub use upsampler::{UpsamplerPart, UpsamplerTaskConfig};
 pub(crate) use clip::ClipTask;
 pub(crate) use decoder::DecoderTask;
 pub(crate) use prior::PriorTask;
+pub(crate) use replicas::{Replica, on_each, sum};
 pub(crate) use upsampler::UpsamplerTask;
 
 /// A stage that can be trained.
-pub(crate) trait Task {
+pub(crate) trait Task: Sync + Sized {
     /// What is trained.
-    type Model: Module + 'static;
+    type Model: Module + Sync + 'static;
 
     /// The stage and the sizes of its networks: what a checkpoint has to agree with.
     fn architecture(&self) -> Value;
@@ -51,8 +56,13 @@ pub(crate) trait Task {
     /// The same network with activations of another type.
     fn compute_in(model: Self::Model, dtype: FloatDType) -> Self::Model;
 
-    /// The loss of a batch and its gradients.
-    fn gradients(&self, model: &Self::Model, batch: &Batch<'_>) -> Result<Gradients>;
+    /// Why a sample cannot be learned from, where it cannot: it is skipped then.
+    fn unfit(&self, _sample: &Sample) -> Option<Fault> {
+        None
+    }
+
+    /// The loss of a batch and its gradients, on one device or several, of which the first has the gradients then.
+    fn gradients(replicas: &[Replica<'_, Self>], batch: &Batch<'_>) -> Result<Gradients>;
 
     /// Writes the average of the weights into the model directory.
     fn export(&self, average: &Self::Model, model: &Path) -> Result<()>;
@@ -91,6 +101,21 @@ impl<'a> Batch<'a> {
         })
     }
 
+    /// The places of the parts in the step.
+    pub(crate) fn ranges(self) -> Vec<Range<usize>> {
+        self.parts().map(|part| part.first..part.first + part.samples.len()).collect()
+    }
+
+    /// A share for each of `count` devices, one after another and as equal as they can be.
+    pub(crate) fn shares(self, count: usize) -> Vec<Self> {
+        let all = self.samples.len();
+        let share = |i: usize| {
+            let (from, to) = (i * all / count, (i + 1) * all / count);
+            Self { samples: &self.samples[from..to], first: self.first + from, ..self }
+        };
+        (0..count).map(share).collect()
+    }
+
     /// A stream for each sample.
     pub(crate) fn draws(&self, purpose: Purpose) -> Vec<Draws> {
         let indices = self.first..self.first + self.samples.len();
@@ -99,6 +124,7 @@ impl<'a> Batch<'a> {
 }
 
 /// What a step found.
+#[derive(Default)]
 pub(crate) struct Gradients {
     pub(crate) params: GradientsParams,
     /// The mean loss of the batch.
@@ -107,39 +133,77 @@ pub(crate) struct Gradients {
     pub(crate) numbers: Vec<(&'static str, f64)>,
 }
 
+impl Gradients {
+    /// Adds to the numbers of these names.
+    fn add(&mut self, numbers: impl IntoIterator<Item = (&'static str, f64)>) {
+        for (name, value) in numbers {
+            match self.numbers.iter_mut().find(|(known, _)| *known == name) {
+                Some((_, sum)) => *sum += value,
+                None => self.numbers.push((name, value)),
+            }
+        }
+    }
+}
+
 /// The loss of each sample of a part, and numbers of each sample for the log.
 pub(crate) struct Losses {
     /// `[samples]`.
     pub(crate) losses: Tensor<1>,
     /// Sums over the samples.
     pub(crate) numbers: Vec<(&'static str, f64)>,
+    /// The rest of the way back, where the network kept little on its way forward.
+    pub(crate) further: Option<Checkpointed>,
 }
 
-/// The gradients of the mean loss of a batch, part by part: where samples do not meet in the loss, the sum over parts is
-/// the whole.
-pub(crate) fn accumulate<M: Module>(
-    model: &M,
+/// The gradients of the mean loss of a batch, part by part: where samples do not meet in the loss, the sum over parts
+/// and devices is the whole.
+pub(crate) fn accumulate<T: Task>(
+    replicas: &[Replica<'_, T>],
     batch: &Batch<'_>,
-    losses: impl Fn(&M, &Batch<'_>) -> Result<Losses>,
+    losses: impl Fn(&Replica<'_, T>, &Batch<'_>) -> Result<Losses> + Sync,
 ) -> Result<Gradients> {
-    let mut accumulator = GradientsAccumulator::<M>::new();
-    let mut loss = 0.0;
-    let mut numbers: Vec<(&'static str, f64)> = Vec::new();
     let total = batch.total as f64;
-    for part in batch.parts() {
-        let found = losses(model, &part)?;
-        let sum = found.losses.sum() / total;
-        loss += read(sum.clone())?;
-        let gradients = GradientsParams::from_grads(sum.backward(), model);
-        accumulator.accumulate(model, gradients);
-        for (name, value) in found.numbers {
-            match numbers.iter_mut().find(|(known, _)| *known == name) {
-                Some((_, sum)) => *sum += value / total,
-                None => numbers.push((name, value / total)),
+    let found = on_each(replicas, batch.shares(replicas.len()), |replica, share| {
+        let mut accumulator = GradientsAccumulator::<T::Model>::new();
+        let mut found = Gradients::default();
+        for part in share.parts() {
+            let Losses { losses, numbers, further } = losses(replica, &part)?;
+            let sum = losses.sum() / total;
+            found.loss += read(sum.clone())?;
+            let mut gradients = sum.backward();
+            let mut add = |gradients: &mut BurnGradients| {
+                let params = GradientsParams::from_module(gradients, &replica.model);
+                accumulator.accumulate(&replica.model, params);
+            };
+            add(&mut gradients);
+            if let Some(further) = further {
+                further.backward(&mut gradients, |mut gradients| add(&mut gradients));
             }
+            found.add(numbers.into_iter().map(|(name, value)| (name, value / total)));
         }
+        found.params = accumulator.grads();
+        Ok(found)
+    })?;
+    let mut all = Gradients::default();
+    let mut params = Vec::with_capacity(found.len());
+    for share in found {
+        all.loss += share.loss;
+        all.add(share.numbers);
+        params.push(share.params);
     }
-    Ok(Gradients { params: accumulator.grads(), loss, numbers })
+    all.params = sum(&replicas[0].model, params);
+    Ok(all)
+}
+
+/// The output of a network, and the rest of the way back where its device computes things again rather than keeping
+/// them.
+pub(crate) fn forward(unet: &UNet, input: UNetInput<'_>) -> (Tensor<4>, Option<Checkpointed>) {
+    let strategy = unet.devices()[0].gradient_checkpointing_strategy();
+    if strategy == Some(GradientCheckpointingStrategy::Balanced) {
+        let pass = unet.forward_checkpointed(input);
+        return (pass.output(), Some(pass));
+    }
+    (unet.forward(input), None)
 }
 
 /// The one number of a tensor.

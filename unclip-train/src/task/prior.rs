@@ -18,11 +18,11 @@ use unclip_core::{
 };
 use unclip_prior::{Prior, PriorConfig, PriorStep};
 
-use super::{Batch, Gradients, Losses, Task, accumulate, layer, on};
+use super::{Batch, Gradients, Losses, Replica, Task, accumulate, layer, on};
 use crate::{
     Result,
     caption::choose,
-    config::RunConfig,
+    config::{RunConfig, are_known, are_shares},
     data::{Content, DataConfig, Sample},
     draws::{Draws, Purpose},
     export::write_scheduler,
@@ -66,6 +66,24 @@ fn thousands() -> usize {
     2048
 }
 
+impl PriorTaskConfig {
+    pub(crate) fn validate(&self) -> Result<()> {
+        self.network()?;
+        are_shares(&[
+            ("prior.caption_drop", self.caption_drop),
+            ("prior.word_dropout", self.word_dropout),
+            ("prior.crop", self.crop),
+        ])
+    }
+
+    fn network(&self) -> Result<PriorConfig> {
+        let place = "stage.prior.network";
+        let network = PriorConfig::from_bytes(place, self.network.to_string().as_bytes())?;
+        are_known(place, &self.network, &network.to_json())?;
+        Ok(network)
+    }
+}
+
 pub(crate) struct PriorTask {
     config: PriorTaskConfig,
     network: PriorConfig,
@@ -76,8 +94,7 @@ pub(crate) struct PriorTask {
 
 impl PriorTask {
     pub(crate) fn open(config: &PriorTaskConfig, run: &RunConfig, device: &Device) -> Result<Self> {
-        let text = config.network.to_string();
-        let network = PriorConfig::from_bytes("stage.prior.network", text.as_bytes())?;
+        let network = config.network()?;
         let clip = Frozen::open(&run.model, device)?;
         for (field, found, expected) in [
             ("network.embedding_dim", network.embedding_dim, clip.embedding_width()),
@@ -118,7 +135,8 @@ impl PriorTask {
 
         let predicted = self.diffusion.clean(output.inner(), &noised);
         let cosine = cosines(model.denormalise(predicted).inner(), truth);
-        Ok(Losses { losses, numbers: vec![("cosine", super::read(cosine.sum())?)] })
+        let numbers = vec![("cosine", super::read(cosine.sum())?)];
+        Ok(Losses { losses, numbers, further: None })
     }
 
     /// Mean and deviation of the embeddings of the data, dimension by dimension.
@@ -228,8 +246,8 @@ impl Task for PriorTask {
         model.compute_in(dtype)
     }
 
-    fn gradients(&self, model: &Prior, batch: &Batch<'_>) -> Result<Gradients> {
-        accumulate(model, batch, |model, part| self.losses(model, part))
+    fn gradients(replicas: &[Replica<'_, Self>], batch: &Batch<'_>) -> Result<Gradients> {
+        accumulate(replicas, batch, |replica, part| replica.task.losses(&replica.model, part))
     }
 
     fn export(&self, average: &Prior, model: &Path) -> Result<()> {

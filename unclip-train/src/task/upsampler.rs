@@ -24,9 +24,11 @@ use unclip_core::{
 };
 use unclip_upsample::{UpsampleInput, Upsampler, UpsamplerConfig, sample};
 
-use super::{Batch, Gradients, Losses, Task, accumulate, on};
+use super::{Batch, Gradients, Losses, Replica, Task, accumulate, forward, on};
 use crate::{
     Result,
+    config::{are_known, are_shares},
+    data::{Fault, Sample},
     degrade::DegradationConfig,
     draws::{Draws, Purpose},
     export::{unet_fill, write_scheduler},
@@ -83,6 +85,25 @@ fn six() -> usize {
     6
 }
 
+impl UpsamplerTaskConfig {
+    pub(crate) fn validate(&self) -> Result<()> {
+        self.network()?;
+        are_shares(&[
+            ("upsampler.detailed", self.detailed),
+            ("upsampler.degradation.bsr", self.degradation.bsr),
+            ("upsampler.degradation.blur", self.degradation.blur),
+            ("upsampler.degradation.noise", self.degradation.noise),
+        ])
+    }
+
+    fn network(&self) -> Result<UpsamplerConfig> {
+        let place = "stage.upsampler.network";
+        let network = UpsamplerConfig::from_bytes(place, self.network.to_string().as_bytes())?;
+        are_known(place, &self.network, &network.to_json())?;
+        Ok(network)
+    }
+}
+
 /// Crops that the richest one is chosen of.
 const CANDIDATES: usize = 6;
 
@@ -106,8 +127,7 @@ struct Crops {
 
 impl UpsamplerTask {
     pub(crate) fn open(config: &UpsamplerTaskConfig) -> Result<Self> {
-        let text = config.network.to_string();
-        let network = UpsamplerConfig::from_bytes("stage.upsampler.network", text.as_bytes())?;
+        let network = config.network()?;
         let reduction = network.unet().reduction();
         if config.crop == 0 || !config.crop.is_multiple_of(reduction) {
             let expected = format!("a positive multiple of {reduction}");
@@ -127,11 +147,6 @@ impl UpsamplerTask {
         for (sample, (mut view, mut spoil)) in batch.samples.iter().zip(draws) {
             let picture = sample.picture()?;
             let (width, height) = picture.dimensions();
-            if width.min(height) < side {
-                let found = format_args!("{width} × {height} pixels in sample {}", sample.key);
-                let expected = format!("at least {side} × {side}, a crop");
-                return Err(CoreError::invalid("picture", found, expected).into());
-            }
             let small = self.config.degradation.apply(picture, self.config.factor, &mut spoil)?;
             let whole = to_tensor(std::slice::from_ref(&small), device)?;
             let whole = resize_bicubic(whole, height as usize, width as usize)?;
@@ -166,8 +181,10 @@ impl UpsamplerTask {
         let noised = self.diffusion.noised(&large, &mut part.draws(Purpose::Noise))?;
         let timesteps = noised.network_timesteps();
         let both = Tensor::cat(vec![noised.noisy.clone(), enlarged], 1);
-        let output = model.unet.forward(UNetInput::new(on(&autodiff, both), &timesteps));
-        Ok(Losses { losses: self.diffusion.losses(output, &large, &noised), numbers: Vec::new() })
+        let input = UNetInput::new(on(&autodiff, both), &timesteps);
+        let (output, further) = forward(&model.unet, input);
+        let losses = self.diffusion.losses(output, &large, &noised);
+        Ok(Losses { losses, numbers: Vec::new(), further })
     }
 
     fn sampler(&self) -> SamplerConfig {
@@ -219,8 +236,16 @@ impl Task for UpsamplerTask {
         UpsamplerModel { unet: model.unet.compute_in(dtype) }
     }
 
-    fn gradients(&self, model: &UpsamplerModel, batch: &Batch<'_>) -> Result<Gradients> {
-        accumulate(model, batch, |model, part| self.losses(model, part))
+    /// A crop has to fit in, and a pixel has to be left when the picture is reduced.
+    fn unfit(&self, sample: &Sample) -> Option<Fault> {
+        let (width, height) = sample.picture().ok()?.dimensions();
+        let crop = u32::try_from(self.config.crop).unwrap_or(u32::MAX);
+        let least = crop.max(self.config.factor);
+        (width.min(height) < least).then_some(Fault::TooSmall { width, height, least })
+    }
+
+    fn gradients(replicas: &[Replica<'_, Self>], batch: &Batch<'_>) -> Result<Gradients> {
+        accumulate(replicas, batch, |replica, part| replica.task.losses(&replica.model, part))
     }
 
     fn export(&self, average: &UpsamplerModel, model: &Path) -> Result<()> {
@@ -256,6 +281,10 @@ impl Task for UpsamplerTask {
             let picture = sample.picture()?;
             let side = picture.width().min(picture.height());
             let side = side - side % (reduction * self.config.factor);
+            // Large enough for a crop, and too small for the network at both sizes.
+            if side == 0 {
+                continue;
+            }
             let picture = imageops::crop_imm(picture, 0, 0, side, side).to_image();
             let small = side / self.config.factor;
             let small = resize_rgb8(&picture, small, small, Filter::Bicubic)?;
@@ -267,7 +296,7 @@ impl Task for UpsamplerTask {
             painted.extend(to_images(out)?);
             large.push(picture);
         }
-        Ok(Some(grid(&[plain, painted, large])))
+        Ok((!large.is_empty()).then(|| grid(&[plain, painted, large])))
     }
 }
 

@@ -1,10 +1,11 @@
 //! What cannot be trained ends in a typed error that says why, and costs nothing that was saved.
 
-use std::{fs, path::Path};
+use std::{fs, ops::ControlFlow, path::Path};
 
+use image::RgbImage;
 use serde_json::{Value, json};
 use unclip_testkit::device;
-use unclip_train::{Error, RunConfig, Trainer};
+use unclip_train::{Error, RunConfig, StepReport, Trainer};
 
 use crate::setup::{Setup, checkpoint, read, train};
 
@@ -57,9 +58,8 @@ fn a_loss_that_is_no_number_stops_the_run_and_names_the_last_checkpoint() {
     config["training"]["rate"] = json!({"peak": 1e30, "decay": "constant"});
     config["training"]["optimizer"]["clip_norm"] = json!(null);
     let mut trainer = Trainer::resume(read(&config), &device()).expect("it continues");
-    let error = trainer
-        .run(|_| std::ops::ControlFlow::Continue(()))
-        .expect_err("no network survives such a rate");
+    let error =
+        trainer.run(|_| ControlFlow::Continue(())).expect_err("no network survives such a rate");
     let Error::NotFinite { step, checkpoint: Some(path), .. } = &error else {
         panic!("{error}");
     };
@@ -107,6 +107,96 @@ fn empty_data_are_an_error() {
     let mut config = setup.config("upsampler", "run", 3);
     config["data"]["path"] = json!(empty);
     assert!(matches!(start(&config), Error::NoSamples { .. }));
+}
+
+#[test]
+fn pictures_smaller_than_a_crop_are_skipped_and_counted() {
+    let setup = Setup::new();
+    let config = setup.config("upsampler", "run", 4);
+    let small = |name: &str| {
+        let path = setup.path("pictures").join(name);
+        RgbImage::new(40, 15).save(path.with_extension("png")).expect("is written");
+        fs::write(path.with_extension("txt"), "a thin picture").expect("is written");
+    };
+    small("thin");
+    small("thinner");
+    let mut trainer = Trainer::start(read(&config), &device()).expect("it starts");
+    let mut skipped = 0;
+    let observer = |report: &StepReport| {
+        skipped = report.skipped;
+        ControlFlow::Continue(())
+    };
+    trainer.run(observer).expect("it trains on the others");
+    assert_eq!(skipped, 2, "in a pass and a half");
+
+    for number in 0..24 {
+        let path = setup.path(&format!("pictures/{number:03}.png"));
+        fs::remove_file(&path).expect("is removed");
+        fs::remove_file(path.with_extension("txt")).expect("is removed");
+    }
+    let mut trainer = Trainer::start(read(&setup.config("upsampler", "none", 4)), &device())
+        .expect("there are pictures to try");
+    let error = trainer.step().expect_err("none has a crop");
+    assert!(matches!(error, Error::NothingUsable { .. }), "{error}");
+    assert!(error.to_string().contains("40 × 15 pixels, expected 16 × 16"), "{error}");
+}
+
+#[test]
+fn keys_that_no_network_has_are_refused_by_name() {
+    let setup = Setup::new();
+    for (stage, part) in [
+        ("clip", "text"),
+        ("clip", "vision"),
+        ("prior", "network"),
+        ("decoder", "network"),
+        ("decoder", "projection"),
+        ("upsampler", "network"),
+    ] {
+        let mut config = setup.config(stage, "run", 3);
+        config["stage"][stage][part]["widht"] = json!(8);
+        let text = config.to_string();
+        let error = RunConfig::from_bytes("run.json", text.as_bytes()).expect_err("refused");
+        let text = error.to_string();
+        assert!(text.contains("`widht`"), "{text}");
+        assert!(text.contains(&format!("stage.{stage}.{part}")), "{text}");
+    }
+}
+
+#[test]
+fn a_clip_that_has_changed_is_not_gone_on_with() {
+    let setup = Setup::new();
+    setup.foundation("prior");
+    let config = setup.config("prior", "run", 3);
+    train(&config);
+    let mut other = setup.config("clip", "run-other", 3);
+    other["seed"] = json!(6);
+    train(&other);
+    let mut longer = config.clone();
+    longer["training"]["steps"] = json!(6);
+    let text = resume(&longer).to_string();
+    assert!(text.contains("the CLIP"), "{text}");
+}
+
+#[test]
+fn what_a_killed_run_has_not_written_is_written_by_the_next_start() {
+    let setup = Setup::new();
+    // A checkpoint, and no model yet.
+    let config = setup.config("upsampler", "run", 3);
+    train(&config);
+    let part = setup.path("model/super_res_first");
+    fs::remove_dir_all(&part).expect("was written");
+    let mut trainer = Trainer::resume(read(&config), &device()).expect("it continues");
+    trainer.run(|_| ControlFlow::Continue(())).expect("nothing is left to train");
+    assert!(part.join("config.json").is_file());
+
+    // Half a vocabulary.
+    let output = setup.path("run-clip");
+    let pending = output.join(".writing-tokenizer");
+    fs::create_dir_all(&pending).expect("is created");
+    fs::write(pending.join("vocab.json"), "{").expect("is written");
+    train(&setup.config("clip", "run-clip", 3));
+    assert!(output.join("tokenizer/merges.txt").is_file());
+    assert!(!pending.exists());
 }
 
 #[test]
@@ -168,6 +258,6 @@ fn a_write_that_fails_while_saving_costs_nothing_that_was_saved() {
     assert_eq!(left, 1, "nothing half-written is left");
 
     let mut trainer = Trainer::resume(read(&config), &device()).expect("it continues");
-    trainer.run(|_| std::ops::ControlFlow::Continue(())).expect("there is room again");
+    trainer.run(|_| ControlFlow::Continue(())).expect("there is room again");
     assert_eq!(trainer.step_count(), 6);
 }

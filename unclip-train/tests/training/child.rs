@@ -7,6 +7,9 @@ use unclip_train::{Error, RunConfig, Trainer};
 /// Names the configuration of the run to train.
 pub(crate) const CONFIG: &str = "UNCLIP_TRAIN_CONFIG";
 
+/// Begins the line on which a process says how much memory it took at most, in kB, as on Linux it can.
+pub(crate) const PEAK: &str = "VmHWM:";
+
 #[test]
 #[ignore = "started by the tests that kill it"]
 fn trains_what_it_is_told_to() {
@@ -24,4 +27,8 @@ fn trains_what_it_is_told_to() {
         ControlFlow::Continue(())
     };
     trainer.expect("it starts").run(wait).expect("it trains");
+    if let Ok(status) = std::fs::read_to_string("/proc/self/status") {
+        let peak = status.lines().find_map(|line| line.strip_prefix(PEAK));
+        println!("{PEAK}{}", peak.unwrap_or_default());
+    }
 }

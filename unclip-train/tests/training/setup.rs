@@ -18,24 +18,32 @@ pub(crate) struct Setup {
 }
 
 impl Setup {
-    /// 24 pictures of coloured shapes on white, 32 pixels wide, with two captions each.
+    /// 24 pictures.
     pub(crate) fn new() -> Self {
+        Self::of(24)
+    }
+
+    /// Pictures of coloured shapes on white, 32 pixels wide, with two captions each.
+    pub(crate) fn of(count: u16) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let pictures = folder.path().join("pictures");
         fs::create_dir(&pictures).expect("is created");
         let colours = [("red", [220, 40, 40]), ("green", [40, 180, 60]), ("blue", [40, 70, 220])];
-        for number in 0..24 {
-            let (colour, value) = colours[number % 3];
+        for number in 0..count {
+            let (colour, value) = colours[usize::from(number % 3)];
             let round = number % 2 == 0;
             let shape = if round { "circle" } else { "square" };
-            let radius = 6.0 + (number / 6) as f32 * 2.0;
+            let radius = 6.0 + f32::from(number / 6 % 4) * 2.0;
+            // The first 24 lie in the middle, all others a little beside it.
+            let group = number / 24;
+            let (left, up) = (f32::from(group % 3) * 2.0, f32::from(group / 3) * 2.0);
             let picture = RgbImage::from_fn(32, 32, |x, y| {
-                let (x, y) = (x as f32 - 15.5, y as f32 - 15.5);
+                let (x, y) = (x as f32 - 15.5 + left, y as f32 - 15.5 + up);
                 let inside =
                     if round { x.hypot(y) < radius } else { x.abs().max(y.abs()) < radius };
                 Rgb(if inside { value } else { [255; 3] })
             });
-            let path = pictures.join(format!("{number:02}.png"));
+            let path = pictures.join(format!("{number:03}.png"));
             picture.save(&path).expect("is written");
             let captions = format!("a {colour} {shape}\n{colour} {shape}, flat\n");
             fs::write(path.with_extension("txt"), captions).expect("is written");
