@@ -196,11 +196,16 @@ pub(crate) fn for_each_run<S: Compute>(
     }
 }
 
-/// The steps through a panel, for an input staged with `pitch` pixels to a row.
-pub(crate) fn steps<S: Compute>(kernel: [usize; 2], depth: usize, pitch: usize) -> Vec<Step> {
+/// The steps through a panel, for an input staged with `row` values to a row and `pixel` to a pixel.
+pub(crate) fn steps<S: Compute>(
+    kernel: [usize; 2],
+    depth: usize,
+    row: usize,
+    pixel: usize,
+) -> Vec<Step> {
     let mut steps = Vec::with_capacity(kernel[0] * kernel[1] * depth.div_ceil(CHUNK));
-    for_each_run::<S>(kernel, depth, |row, col, first, len| {
-        steps.push(Step { offset: (row * pitch + col) * S::pixel(depth) + first, len });
+    for_each_run::<S>(kernel, depth, |below, right, first, len| {
+        steps.push(Step { offset: below * row + right * pixel + first, len });
     });
     steps
 }

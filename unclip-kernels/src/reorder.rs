@@ -349,7 +349,7 @@ mod tests {
 
         let packed: Packed<S> = pack(&values, kernel, depth, columns);
         assert_eq!(*packed.values, *defined::<T, S>(&sizes, &values, in_order), "{sizes:?}");
-        let depths: usize = steps::<S>(kernel, depth, 1).iter().map(|step| step.len).sum();
+        let depths: usize = steps::<S>(kernel, depth, 1, 1).iter().map(|step| step.len).sum();
         assert_eq!(depths * TILE, packed.panel_len(), "{sizes:?}");
 
         let mut found = vec![S::narrow(9.0); len];

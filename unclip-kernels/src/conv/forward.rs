@@ -8,17 +8,18 @@
 
 use super::{
     Geometry,
+    arithmetic::Arithmetic,
     plan::{Plan, Problem, Task, run_len},
 };
 use crate::{
     cpu::Path,
     element::Element,
     epilogue::{Epilogue, Output, Rows},
-    gemm::{Block, Compute, Panels, Staged, Step, TILE, Unit},
-    pack::{Packed, steps},
+    gemm::{Block, Panels, Staged, Step, TILE, Unit},
+    pack::Packed,
     parallel,
-    scratch::{self, Scratch},
-    stage::{Input, Region, Size, stage},
+    scratch::{self, Scratch, Scratched as _},
+    stage::{Input, Region, Size},
 };
 
 /// Computes the convolution.
@@ -26,9 +27,9 @@ use crate::{
 /// # Panics
 ///
 /// When the length of `input`, of `output` or of an operand of `epilogue` does not fit the sizes.
-pub(super) fn run<S: Compute, T: Element, U: Element>(
+pub(super) fn run<A: Arithmetic, T: Element, U: Element>(
     path: Path,
-    weights: &Packed<S>,
+    weights: &Packed<A::Packed>,
     geometry: &Geometry,
     input: &Input<'_, T>,
     epilogue: Epilogue<'_, U>,
@@ -46,11 +47,11 @@ pub(super) fn run<S: Compute, T: Element, U: Element>(
         depth: weights.depth,
         panels: weights.panels(),
     };
-    let plan = Plan::new::<S>(&problem, rayon::current_num_threads());
+    let plan = Plan::new::<A>(&problem, rayon::current_num_threads());
     parallel::for_each(plan.tasks(), |index| {
         let task = plan.task(index);
-        let job = Job { path, weights, geometry, input, output: &output, task: &task };
-        S::with_scratch(|scratch| job.run(scratch));
+        let job = Job::<A, _, _> { path, weights, geometry, input, output: &output, task: &task };
+        A::Staged::with_scratch(|scratch| job.run(scratch));
     });
 }
 
@@ -63,41 +64,44 @@ struct RowTile {
 }
 
 /// One task and all it refers to.
-struct Job<'a, S, T, U> {
+struct Job<'a, A: Arithmetic, T, U> {
     path: Path,
-    weights: &'a Packed<S>,
+    weights: &'a Packed<A::Packed>,
     geometry: &'a Geometry,
     input: &'a Input<'a, T>,
     output: &'a Output<'a, U>,
     task: &'a Task,
 }
 
-impl<S: Compute, T: Element, U: Element> Job<'_, S, T, U> {
-    fn run(&self, scratch: &mut Scratch<S>) {
+impl<A: Arithmetic, T: Element, U: Element> Job<'_, A, T, U> {
+    fn run(&self, scratch: &mut Scratch<A::Staged>) {
         let Task { images, rows, columns, panels } = self.task;
         if images.is_empty() || rows.is_empty() || columns.is_empty() || panels.is_empty() {
             return;
         }
         let region = self.region();
-        let pixel = S::pixel(self.weights.depth);
+        let pixel = A::pixel(self.weights.depth);
         let row_stride = self.geometry.stride * pixel;
         // Rows that only fill the last tile read up to this much past the region; what they find is never used.
-        let staged = scratch.staged.set_len(region.len::<S>() + TILE * row_stride);
-        stage(self.path, self.input, self.geometry.grid, &region, staged);
+        let staged = scratch.staged.set_len(region.len(pixel) + TILE * row_stride);
+        A::stage(self.path, self.input, self.geometry.grid, &region, staged);
         let staged = &*staged;
 
-        let steps = steps::<S>(self.weights.kernel, self.weights.depth, region.columns);
+        let steps = A::steps(self.weights.kernel, self.weights.depth, region.columns);
         let row_tiles = self.row_tiles(region.rows, region.columns, pixel);
         let unit = Unit::new(self.path);
-        let blocks = steps.len().div_ceil(S::STEPS);
+        let blocks = steps.len().div_ceil(A::STEPS);
         let kept = if blocks > 1 { row_tiles.len().div_ceil(2) } else { 1 };
-        let sums = scratch::tiles(&mut scratch.sums, kept * 2 * S::WIDTH);
+        let sums = scratch::tiles(&mut scratch.sums, kept * 2 * A::WIDTH);
 
-        for first in panels.clone().step_by(S::WIDTH) {
-            let width = S::WIDTH.min(panels.end - first);
+        for first in panels.clone().step_by(A::WIDTH) {
+            let width = A::WIDTH.min(panels.end - first);
             let mut packed = &self.weights.values[first * self.weights.panel_len()..];
-            let mut after = S::WIDTH * self.weights.panel_len();
-            for (block, steps) in steps.chunks(S::STEPS).enumerate() {
+            let mut after = A::WIDTH * self.weights.panel_len();
+            for (block, steps) in steps.chunks(A::STEPS).enumerate() {
+                let panel_len = self.weights.panel_len();
+                let (values, panel_stride) =
+                    A::prepare(self.path, packed, panel_len, width, steps, &mut scratch.gradient);
                 for (index, pair) in row_tiles.chunks(2).enumerate() {
                     let sums = &mut sums[index % kept * 2 * width..][..2 * width];
                     let last = pair.len() - 1;
@@ -111,17 +115,12 @@ impl<S: Compute, T: Element, U: Element> Job<'_, S, T, U> {
                             row_stride,
                             depth_stride: 1,
                         },
-                        panels: Panels {
-                            values: packed,
-                            panel_stride: self.weights.panel_len(),
-                            depth_stride: TILE,
-                            ahead,
-                        },
+                        panels: Panels { values, panel_stride, depth_stride: TILE, ahead },
                         steps,
                         sums,
                         fresh: block == 0,
                     };
-                    S::multiply(&unit, operands);
+                    A::multiply(&unit, operands, self.weights.depth);
                     if block + 1 == blocks {
                         for (row_tile, sums) in pair.iter().zip(sums.chunks(width)) {
                             // SAFETY: the tasks of a plan share no pixel and channel, and this task writes each once.

@@ -249,7 +249,7 @@ impl<T: Element, U: Element> Job<'_, T, U> {
                 channels: self.columns.clone(),
                 depth: self.channels[1],
             };
-            let (end, next) = (at + region.len::<S>(), at + layout.gradient * pixel);
+            let (end, next) = (at + region.len(pixel), at + layout.gradient * pixel);
             stage(
                 self.path,
                 self.gradient,
@@ -313,7 +313,7 @@ impl<T: Element, U: Element> Job<'_, T, U> {
                     stage(self.path, self.input, grid, &region, plane);
                     continue;
                 }
-                let shared = shared.set_len(region.len::<S>());
+                let shared = shared.set_len(region.len(pixel));
                 stage(self.path, self.input, grid, &region, shared);
                 let row_len = layout.pitch * pixel;
                 for shift in 0..=shifts {

@@ -14,6 +14,8 @@ mod amx;
 mod avx512;
 mod depthwise;
 mod portable;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod thirds;
 
 pub(crate) use depthwise::Depthwise;
 use half::bf16;
@@ -184,7 +186,7 @@ pub(crate) trait Compute: Element + Scratched {
 pub(crate) struct Unit {
     path: Path,
     #[cfg(target_arch = "x86_64")]
-    tiles: Option<Tiles>,
+    pub(crate) tiles: Option<Tiles>,
 }
 
 impl Unit {

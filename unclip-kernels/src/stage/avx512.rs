@@ -2,11 +2,13 @@
 
 use std::arch::x86_64::*;
 
-use super::{Compiled, Grid, Input, Region, stage_rows};
+use half::bf16;
+
+use super::{Compiled, Grid, Input, Region, stage_rows, thirds_pixel};
 use crate::{
     element::Element,
     gemm::{Compute, TILE},
-    vector::{first, silu},
+    vector::{Vector as _, first, silu, split},
 };
 
 /// [`stage`](super::stage) on a processor with these instructions.
@@ -29,55 +31,119 @@ pub(super) unsafe fn stage<T: Element, S: Compute>(
     }
 }
 
+/// [`stage_thirds`](super::stage_thirds).
+///
+/// # Safety
+///
+/// As [`stage`].
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+pub(super) unsafe fn stage_thirds<T: Element>(
+    input: &Input<'_, T>,
+    grid: Grid,
+    region: &Region,
+    staged: &mut [bf16],
+) {
+    match (input.scale_shift.is_some(), input.silu) {
+        (false, false) => stage_rows::<Thirds<false, false>, _, _>(input, grid, region, staged),
+        (false, true) => stage_rows::<Thirds<false, true>, _, _>(input, grid, region, staged),
+        (true, false) => stage_rows::<Thirds<true, false>, _, _>(input, grid, region, staged),
+        (true, true) => stage_rows::<Thirds<true, true>, _, _>(input, grid, region, staged),
+    }
+}
+
 /// Sixteen lanes in a register; masks in place of what is left over.
 struct Vectors<const AFFINE: bool, const SILU: bool>;
 
-impl<const AFFINE: bool, const SILU: bool> Compiled for Vectors<AFFINE, SILU> {
+impl<S: Compute, const AFFINE: bool, const SILU: bool> Compiled<S> for Vectors<AFFINE, SILU> {
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-    unsafe fn write<T: Element, S: Compute, const N: usize>(
+    unsafe fn write<T: Element, const N: usize>(
         sources: [&[T]; N],
-        [scale, shift]: [&[f32]; 2],
+        scale_shift: [&[f32]; 2],
         staged: &mut [S],
     ) {
         let channels = sources[0].len();
-        debug_assert!(sources.iter().all(|source| source.len() == channels), "sources differ");
-        debug_assert!(!AFFINE || (scale.len() == channels && shift.len() == channels), "lengths");
         debug_assert!(staged.len() >= channels, "a pixel is too short");
-        let mut at = 0;
-        while at < channels {
-            let kept = first(channels - at);
-            let mut sum = _mm512_setzero_ps();
-            for source in sources {
-                // SAFETY: the lanes of `kept` lie inside of sources, scale and shift, which have one length.
-                let mut value = unsafe { T::load(source.as_ptr().add(at), kept) };
-                if AFFINE {
-                    // SAFETY: as above.
-                    let [scale, shift] = unsafe {
-                        [scale, shift].map(|x| _mm512_maskz_loadu_ps(kept, x.as_ptr().add(at)))
-                    };
-                    value = _mm512_fmadd_ps(value, scale, shift);
-                }
-                if SILU {
-                    value = silu(value);
-                }
-                sum = if N == 1 { value } else { _mm512_add_ps(sum, value) };
+        for at in (0..staged.len()).step_by(TILE) {
+            // Lanes past the channels are zero, which is what belongs behind them.
+            // SAFETY: this function's contract; the lanes that are written lie inside of the pixel.
+            unsafe {
+                let values = mean::<AFFINE, SILU, T, N>(sources, scale_shift, at);
+                S::store(staged.as_mut_ptr().add(at), values, first(staged.len() - at));
             }
-            if N > 1 {
-                #[expect(clippy::cast_precision_loss, reason = "there are one or four sources")]
-                let share = 1.0 / N as f32;
-                sum = _mm512_mul_ps(sum, _mm512_set1_ps(share));
-            }
-            // Lanes past the channels are zero, which is what belongs behind them; SiLU of 0 is 0 too.
-            // SAFETY: the lanes that are written lie inside of the pixel.
-            unsafe { S::store(staged.as_mut_ptr().add(at), sum, first(staged.len() - at)) };
-            at += TILE;
-        }
-        while at < staged.len() {
-            let zero = _mm512_setzero_ps();
-            // SAFETY: as above.
-            unsafe { S::store(staged.as_mut_ptr().add(at), zero, first(staged.len() - at)) };
-            at += TILE;
         }
     }
+}
+
+/// Each value as the sum of three of bf16, for products in bf16 that are as exact as those of 32 bits.
+struct Thirds<const AFFINE: bool, const SILU: bool>;
+
+impl<const AFFINE: bool, const SILU: bool> Compiled<bf16> for Thirds<AFFINE, SILU> {
+    fn pixel(channels: usize) -> usize {
+        thirds_pixel(channels)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+    unsafe fn write<T: Element, const N: usize>(
+        sources: [&[T]; N],
+        scale_shift: [&[f32]; 2],
+        staged: &mut [bf16],
+    ) {
+        let padded = bf16::padded(sources[0].len());
+        let (thirds, rest) = staged.split_at_mut(3 * padded);
+        for at in (0..padded).step_by(TILE) {
+            // SAFETY: this function's contract; `padded` is a multiple of 16, so each store lies inside of its third.
+            unsafe {
+                let values = mean::<AFFINE, SILU, T, N>(sources, scale_shift, at);
+                for (third, values) in split(values).into_iter().enumerate() {
+                    bf16::store(thirds.as_mut_ptr().add(third * padded + at), values, !0);
+                }
+            }
+        }
+        rest.fill(bf16::ZERO);
+    }
+}
+
+/// The mean over `sources`, from value `at` on, after scale, shift and activation; zero past their end.
+///
+/// # Safety
+///
+/// Sources, scale and shift have one length; the processor has the instructions.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+unsafe fn mean<const AFFINE: bool, const SILU: bool, T: Element, const N: usize>(
+    sources: [&[T]; N],
+    [scale, shift]: [&[f32]; 2],
+    at: usize,
+) -> __m512 {
+    let channels = sources[0].len();
+    debug_assert!(sources.iter().all(|source| source.len() == channels), "sources differ");
+    debug_assert!(!AFFINE || (scale.len() == channels && shift.len() == channels), "lengths");
+    let mut sum = _mm512_setzero_ps();
+    if at >= channels {
+        return sum;
+    }
+    let kept = first(channels - at);
+    for source in sources {
+        // SAFETY: the lanes of `kept` lie inside of sources, scale and shift, which have one length.
+        let mut value = unsafe { T::load(source.as_ptr().add(at), kept) };
+        if AFFINE {
+            // SAFETY: as above.
+            let [scale, shift] =
+                unsafe { [scale, shift].map(|x| _mm512_maskz_loadu_ps(kept, x.as_ptr().add(at))) };
+            value = _mm512_fmadd_ps(value, scale, shift);
+        }
+        // SiLU of 0 is 0, so lanes past the end stay as they are.
+        if SILU {
+            value = silu(value);
+        }
+        sum = if N == 1 { value } else { _mm512_add_ps(sum, value) };
+    }
+    if N > 1 {
+        #[expect(clippy::cast_precision_loss, reason = "there are one or four sources")]
+        let share = 1.0 / N as f32;
+        sum = _mm512_mul_ps(sum, _mm512_set1_ps(share));
+    }
+    sum
 }

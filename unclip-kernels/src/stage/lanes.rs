@@ -10,9 +10,9 @@ use crate::{
 /// Loops that the compiler turns into the vectors of whatever they are compiled for.
 pub(super) struct Lanes<const AFFINE: bool, const SILU: bool>;
 
-impl<const AFFINE: bool, const SILU: bool> Compiled for Lanes<AFFINE, SILU> {
+impl<S: Compute, const AFFINE: bool, const SILU: bool> Compiled<S> for Lanes<AFFINE, SILU> {
     #[inline(always)]
-    unsafe fn write<T: Element, S: Compute, const N: usize>(
+    unsafe fn write<T: Element, const N: usize>(
         sources: [&[T]; N],
         scale_shift: [&[f32]; 2],
         staged: &mut [S],

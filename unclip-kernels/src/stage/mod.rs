@@ -11,10 +11,12 @@ mod lanes;
 
 use std::ops::Range;
 
+#[cfg(target_arch = "x86_64")]
+use half::bf16;
 use lanes::Lanes;
 
 #[cfg(target_arch = "x86_64")]
-use crate::cpu::Isa;
+use crate::{cpu::Isa, gemm::CHUNK};
 use crate::{
     cpu::Path,
     element::Element,
@@ -172,9 +174,9 @@ pub(crate) struct Region {
 }
 
 impl Region {
-    /// Values of the staged region.
-    pub(crate) fn len<S: Compute>(&self) -> usize {
-        self.images.len() * self.rows * self.columns * S::pixel(self.channels.len())
+    /// Values of the staged region, `pixel` to a pixel.
+    pub(crate) fn len(&self, pixel: usize) -> usize {
+        self.images.len() * self.rows * self.columns * pixel
     }
 }
 
@@ -206,14 +208,45 @@ pub(crate) fn stage<T: Element, S: Compute>(
     );
 }
 
+/// Values from one pixel that [`stage_thirds`] writes to the next; from 256 bytes on an odd number of cache lines.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn thirds_pixel(channels: usize) -> usize {
+    let lines = 3 * bf16::padded(channels) / CHUNK;
+    if lines < 4 { lines * CHUNK } else { (lines | 1) * CHUNK }
+}
+
+/// As [`stage`], each value as the sum of three of bf16: `[images, rows, columns, thirds, padded channels]`, with what
+/// fills a pixel up behind the thirds.
+///
+/// # Panics
+///
+/// When `staged` is shorter than the region, or `path` lacks the instructions.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn stage_thirds<T: Element>(
+    path: Path,
+    input: &Input<'_, T>,
+    grid: Grid,
+    region: &Region,
+    staged: &mut [bf16],
+) {
+    assert!(path.isa() >= Isa::Avx512Bf16, "thirds are made by AVX-512 with bf16, not by {path}");
+    // SAFETY: the path is a witness of AVX-512 with bf16.
+    unsafe { avx512::stage_thirds(input, grid, region, staged) };
+}
+
 /// How a staged pixel is computed: with which instructions, and whether with a scale and a shift, and SiLU.
-trait Compiled {
+trait Compiled<S: Compute> {
+    /// Values from one staged pixel to the next.
+    fn pixel(channels: usize) -> usize {
+        S::pixel(channels)
+    }
+
     /// Writes the mean over `sources` after scale, shift and activation, and zeros behind it.
     ///
     /// # Safety
     ///
     /// The processor has the instructions, and sources, scale and shift have one length, which `staged` has at least.
-    unsafe fn write<T: Element, S: Compute, const N: usize>(
+    unsafe fn write<T: Element, const N: usize>(
         sources: [&[T]; N],
         scale_shift: [&[f32]; 2],
         staged: &mut [S],
@@ -221,13 +254,13 @@ trait Compiled {
 }
 
 #[inline(always)]
-fn stage_rows<C: Compiled, T: Element, S: Compute>(
+fn stage_rows<C: Compiled<S>, T: Element, S: Compute>(
     input: &Input<'_, T>,
     grid: Grid,
     region: &Region,
     staged: &mut [S],
 ) {
-    let pixel = S::pixel(region.channels.len());
+    let pixel = C::pixel(region.channels.len());
     let row_len = region.columns * pixel;
     if row_len == 0 {
         return;
@@ -271,7 +304,7 @@ struct PixelRow<'a, T> {
 impl<T: Element> PixelRow<'_, T> {
     /// Stages the row as seen from the region's columns; `pixel` values to a pixel.
     #[inline(always)]
-    fn stage<C: Compiled, S: Compute>(&self, pixel: usize, staged: &mut [S]) {
+    fn stage<C: Compiled<S>, S: Compute>(&self, pixel: usize, staged: &mut [S]) {
         if self.grid == Grid::Resampled(Resample::Keep) {
             return self.stage_kept::<C, S>(pixel, staged);
         }
@@ -304,7 +337,7 @@ impl<T: Element> PixelRow<'_, T> {
 
     /// [`stage`](Self::stage) where every column is one of the input's or lies outside of it.
     #[inline(always)]
-    fn stage_kept<C: Compiled, S: Compute>(&self, pixel: usize, staged: &mut [S]) {
+    fn stage_kept<C: Compiled<S>, S: Compute>(&self, pixel: usize, staged: &mut [S]) {
         let &Region { origin: [_, origin], step, columns, depth, ref channels, .. } = self.region;
         let (outside, skipped) = (origin.min(0).unsigned_abs(), origin.max(0).unsigned_abs());
         let first = outside.div_ceil(step).min(columns);
@@ -340,7 +373,11 @@ impl<T: Element> PixelRow<'_, T> {
 
     /// The mean of `sources` after scale, shift and activation, and zeros up to the end of the pixel.
     #[inline(always)]
-    fn write<C: Compiled, S: Compute, const N: usize>(&self, sources: [&[T]; N], staged: &mut [S]) {
+    fn write<C: Compiled<S>, S: Compute, const N: usize>(
+        &self,
+        sources: [&[T]; N],
+        staged: &mut [S],
+    ) {
         let len = self.region.channels.len();
         let start = self.image * self.region.depth + self.region.channels.start;
         let scale_shift = match self.input.scale_shift {

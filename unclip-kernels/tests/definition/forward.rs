@@ -128,6 +128,54 @@ proptest! {
     }
 }
 
+/// Large enough for 32-bit factors to be multiplied in thirds on AMX; without any of the six products of thirds the error is
+/// 1e-5 and more.
+#[test]
+fn many_pixels_of_many_channels_are_computed_in_32_bits() {
+    for (stride, channels_in, channels_out) in [(1, 40, 37), (2, 70, 16), (1, 16, 33)] {
+        let input = Size::new(2, 35, 33);
+        let shape = Shape { input, channels_in, channels_out, kernel: 3, stride, padding: 1 };
+        let values = noise(shape.weights(), 1);
+        let input: Vec<f32> = noise(input.pixels() * channels_in, 2);
+        // Sizes from 2⁻²⁰ to 2²⁰ meet in one sum.
+        let input: Vec<f32> = input
+            .into_iter()
+            .enumerate()
+            .map(|(at, x)| x * [1.0, 9.5367e-7, 1_048_576.0][at / channels_in % 3])
+            .collect();
+        let expected = forward(&shape, &wide(&input, Format::F32), &wide(&values, Format::F32));
+        let weights = Weights::conv(&values, shape.weight_shape(), Format::F32);
+        for path in Path::available() {
+            let mut output = vec![f32::NAN; expected.len()];
+            shape.conv().forward(
+                path,
+                &weights,
+                Input::new(&input, shape.input),
+                Epilogue::new(),
+                &mut output,
+            );
+            assert_sums(&output, &expected, 5e-7, &(path, shape));
+        }
+    }
+}
+
+/// In thirds an infinity meets zeros and becomes what is no number; nothing becomes finite again.
+#[test]
+fn what_is_not_finite_reaches_its_own_sums_and_no_others() {
+    let (size, channels) = (Size::new(1, 32, 32), 32);
+    let weights = Weights::conv(&vec![1.0f32; channels], [1, channels, 1, 1], Format::F32);
+    for path in Path::available() {
+        let mut input = vec![1.0f32; size.pixels() * channels];
+        input[5 * channels] = f32::INFINITY;
+        input[6 * channels + 3] = f32::NAN;
+        let mut output = vec![0.0f32; size.pixels()];
+        let read = Input::new(&input, size);
+        Conv::new(1).forward(path, &weights, read, Epilogue::new(), &mut output);
+        assert!(!output[5].is_finite() && output[6].is_nan(), "{path}: {:?}", &output[5..7]);
+        assert!(output[..5].iter().chain(&output[7..]).all(|&sum| sum == 32.0), "{path}");
+    }
+}
+
 #[test]
 fn sums_of_bf16_products_are_kept_in_f32() {
     // In bf16 a sum of ones ends at 256, and one of 1 + 2⁻⁷ far from 9 · 512 of them.
