@@ -217,7 +217,11 @@ mod tests {
             "model": "model",
             "data": {"kind": "folder", "path": "icons"},
             "stage": {"prior": {
-                "network": {}, "diffusion": {"prediction": "sample", "weighting": "simple"}
+                "network": {
+                    "num_attention_heads": 2, "attention_head_dim": 16, "num_layers": 2,
+                    "embedding_dim": 32, "num_embeddings": 12, "additional_embeddings": 4
+                },
+                "diffusion": {"prediction": "sample", "weighting": "simple"}
             }},
             "training": {
                 "steps": 10, "batch": 4, "rate": {"peak": 1e-3}, "optimizer": {},
