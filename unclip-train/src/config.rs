@@ -25,6 +25,10 @@ pub struct RunConfig {
     pub output: PathBuf,
     /// The model directory that the stage is written into, and in which it finds the stages before it.
     pub model: PathBuf,
+    /// A model directory whose weights of this stage the run starts from, in place of random ones: fine-tuning. They have
+    /// to be of the configuration's sizes; CLIP takes the vocabulary along.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub initial: Option<PathBuf>,
     /// What is learned from.
     pub data: DataConfig,
     /// What is learned.

@@ -287,7 +287,10 @@ impl<T: Task> Run<T> {
         let checkpoints = Checkpoints::new(&config.output, config.training.keep);
         checkpoints.clean()?;
         let mut source = config.data.open(config.seed, 0, 1)?;
-        let mut model = task.init(config.seed, opened.is_none(), device)?;
+        let mut model = match &config.initial {
+            Some(initial) if opened.is_none() => task.load(initial, device)?,
+            _ => task.init(config.seed, opened.is_none(), device)?,
+        };
         if let Some(dtype) = config.training.precision.activations(device) {
             model = T::compute_in(model, dtype);
         }

@@ -20,10 +20,10 @@ use unclip_clip::{
 };
 use unclip_core::{
     Error as CoreError,
-    checkpoint::{ConfigReader, SaveOptions},
+    checkpoint::{ConfigReader, SaveOptions, WeightPrecision},
 };
 
-use super::{Batch, Gradients, Replica, Task, layer, on, on_each, read, sum};
+use super::{Batch, Gradients, Replica, Task, agree, layer, on, on_each, read, sum};
 use crate::{
     Result,
     caption::choose,
@@ -130,12 +130,17 @@ impl ClipTaskConfig {
 impl ClipTask {
     pub(crate) fn open(config: &ClipTaskConfig, run: &RunConfig) -> Result<Self> {
         let vision = config.vision_config()?;
-        // A vocabulary that a run has learned stays with it.
+        // A vocabulary that a run has learned, or taken along with the weights that it starts from, stays with it.
         let folder = run.output.join("tokenizer");
-        let tokenizer = match &config.tokenizer {
-            TokenizerConfig::Open(path) => Tokenizer::from_dir(path)?,
-            TokenizerConfig::Learn { .. } if folder.is_dir() => Tokenizer::from_dir(&folder)?,
-            TokenizerConfig::Learn { merges, samples } => {
+        let tokenizer = match (&run.initial, &config.tokenizer) {
+            (None, TokenizerConfig::Open(path)) => Tokenizer::from_dir(path)?,
+            _ if folder.is_dir() => Tokenizer::from_dir(&folder)?,
+            (Some(initial), _) => {
+                let tokenizer = Tokenizer::from_dir(initial.join("tokenizer"))?;
+                keep(&tokenizer, &folder)?;
+                tokenizer
+            }
+            (None, TokenizerConfig::Learn { merges, samples }) => {
                 let captions = captions(run, *samples)?;
                 let tokenizer = Tokenizer::learn(captions, *merges, "<|endoftext|>")?;
                 keep(&tokenizer, &folder)?;
@@ -264,6 +269,17 @@ impl Task for ClipTask {
             _ if name.starts_with("text.") => tower(name, shape, self.text.width, self.text.layers),
             _ => tower(name, shape, self.vision.width, self.vision.layers),
         }))
+    }
+
+    /// What turns similarities into the loss is no part of a model directory, and starts anew.
+    fn load(&self, initial: &Path, device: &Device) -> Result<ClipModel> {
+        let (folder, precision) = (initial.join("text_encoder"), WeightPrecision::F32);
+        let text = TextEncoder::from_dir(&*folder, None, precision, device)?;
+        agree(&folder, &text.config().to_json(), &self.text.to_json())?;
+        let folder = initial.join("image_encoder");
+        let vision = VisionEncoder::from_dir(&*folder, None, precision, device)?;
+        agree(&folder, &vision.config().to_json(), &self.vision.to_json())?;
+        Ok(ClipModel { text, vision, ..self.init(0, true, device)? })
     }
 
     fn compute_in(model: ClipModel, dtype: FloatDType) -> ClipModel {

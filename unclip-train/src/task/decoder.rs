@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use unclip_core::{
     Error as CoreError,
-    checkpoint::SaveOptions,
+    checkpoint::{SaveOptions, WeightPrecision},
     diffusion::Prediction,
     image::{to_images, to_tensor},
     nn::{TextConditioning, UNet, UNetInput, mask_bias},
@@ -27,7 +27,7 @@ use unclip_decoder::{
     Decoder, DecoderConfig, DecoderInput, MaskChannels, TextProjection, TextProjectionConfig,
 };
 
-use super::{Batch, Gradients, Losses, Replica, Task, accumulate, forward, on};
+use super::{Batch, Gradients, Losses, Replica, Task, accumulate, agree, forward, on};
 use crate::{
     Result,
     caption::choose,
@@ -348,6 +348,17 @@ impl Task for DecoderTask {
             mask: self.network.init_mask_channels(device),
         };
         Ok(initialise(model, seed, unet_fill))
+    }
+
+    fn load(&self, initial: &Path, device: &Device) -> Result<DecoderModel> {
+        let (folder, precision) = (initial.join("text_proj"), WeightPrecision::F32);
+        let projection = TextProjection::from_dir(&*folder, None, precision, device)?;
+        agree(&folder, &projection.config().to_json(), &self.projection.to_json())?;
+        let folder = initial.join("decoder");
+        let unet = self.network.load(&*folder, None, precision, device)?;
+        let mask = MaskChannels::find(&*folder, &self.network, None, precision, device)?;
+        let mask = mask.unwrap_or_else(|| self.network.init_mask_channels(device));
+        Ok(DecoderModel { projection, unet, mask })
     }
 
     fn compute_in(model: DecoderModel, dtype: FloatDType) -> DecoderModel {

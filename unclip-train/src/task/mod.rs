@@ -53,6 +53,9 @@ pub(crate) trait Task: Sync + Sized {
     /// to find out needs to be only where `fresh`.
     fn init(&self, seed: u64, fresh: bool, device: &Device) -> Result<Self::Model>;
 
+    /// The network with the weights of this stage in the model directory `initial`, in 32 bits.
+    fn load(&self, initial: &Path, device: &Device) -> Result<Self::Model>;
+
     /// The same network with activations of another type.
     fn compute_in(model: Self::Model, dtype: FloatDType) -> Self::Model;
 
@@ -193,6 +196,15 @@ pub(crate) fn accumulate<T: Task>(
     }
     all.params = sum(&replicas[0].model, params);
     Ok(all)
+}
+
+/// Demands that a stage in a model directory that a run starts from has the run's sizes.
+pub(crate) fn agree(folder: &Path, found: &Value, expected: &Value) -> Result<()> {
+    if found == expected {
+        return Ok(());
+    }
+    let found = format!("{} with {found}", folder.display());
+    Err(unclip_core::Error::invalid("initial", found, expected.to_string()).into())
 }
 
 /// The output of a network, and the rest of the way back where its device computes things again rather than keeping

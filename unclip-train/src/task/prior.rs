@@ -13,12 +13,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use unclip_core::{
     Error as CoreError,
-    checkpoint::SaveOptions,
+    checkpoint::{SaveOptions, WeightPrecision},
     sampler::{SamplerConfig, SamplerKind},
 };
 use unclip_prior::{Prior, PriorConfig, PriorStep};
 
-use super::{Batch, Gradients, Losses, Replica, Task, accumulate, layer, on};
+use super::{Batch, Gradients, Losses, Replica, Task, accumulate, agree, layer, on};
 use crate::{
     Result,
     caption::choose,
@@ -240,6 +240,13 @@ impl Task for PriorTask {
             Tensor::from_data(TensorData::new(mean, shape), device),
             Tensor::from_data(TensorData::new(deviation, shape), device),
         ))
+    }
+
+    fn load(&self, initial: &Path, device: &Device) -> Result<Prior> {
+        let folder = initial.join("prior");
+        let prior = Prior::from_dir(&*folder, None, WeightPrecision::F32, device)?;
+        agree(&folder, &prior.config().to_json(), &self.network.to_json())?;
+        Ok(prior)
     }
 
     fn compute_in(model: Prior, dtype: FloatDType) -> Prior {

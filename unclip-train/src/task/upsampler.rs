@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use unclip_core::{
     Error as CoreError, Stage,
-    checkpoint::SaveOptions,
+    checkpoint::{SaveOptions, WeightPrecision},
     image::{to_images, to_tensor},
     nn::{UNet, UNetInput},
     progress::Unobserved,
@@ -230,6 +230,16 @@ impl Task for UpsamplerTask {
     fn init(&self, seed: u64, _fresh: bool, device: &Device) -> Result<UpsamplerModel> {
         let model = UpsamplerModel { unet: self.network.init(device) };
         Ok(initialise(model, seed, unet_fill))
+    }
+
+    /// All parts have the same weights, so those of the first are loaded.
+    fn load(&self, initial: &Path, device: &Device) -> Result<UpsamplerModel> {
+        let folder = initial.join(match self.config.parts.first() {
+            Some(UpsamplerPart::SuperResLarge) => "super_res_large",
+            _ => "super_res_first",
+        });
+        let unet = self.network.load(&*folder, None, WeightPrecision::F32, device)?;
+        Ok(UpsamplerModel { unet })
     }
 
     fn compute_in(model: UpsamplerModel, dtype: FloatDType) -> UpsamplerModel {

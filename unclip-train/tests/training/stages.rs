@@ -7,9 +7,10 @@ use unclip_core::checkpoint::{WeightPrecision, Weights};
 use unclip_decoder::{Decoder, DecoderConfig, MaskChannels};
 use unclip_prior::Prior;
 use unclip_testkit::device;
+use unclip_train::Trainer;
 use unclip_upsample::Upsampler;
 
-use crate::setup::{STAGES, Setup, checkpoint, train};
+use crate::setup::{STAGES, Setup, checkpoint, read, train};
 
 fn mean(losses: &[f64]) -> f64 {
     losses.iter().sum::<f64>() / losses.len() as f64
@@ -115,5 +116,47 @@ fn a_batch_in_parts_has_the_gradients_of_the_whole() {
                 assert!(worst < 2e-3 * size, "{name}: {} is off by {worst} of {size}", a.0);
             }
         }
+    }
+}
+
+#[test]
+fn a_run_starts_from_the_weights_that_it_is_told_to() {
+    let setup = Setup::new();
+    for stage in STAGES {
+        setup.foundation(stage);
+        train(&setup.config(stage, &format!("{stage}-first"), 4));
+        let mut config = setup.config(stage, &format!("{stage}-second"), 1);
+        config["initial"] = json!(setup.path("model"));
+        // Another seed, so that random weights would be others; and steps that change nothing to speak of.
+        config["seed"] = json!(6);
+        config["training"]["rate"]["peak"] = json!(1e-9);
+        train(&config);
+        let average = |output: &str| {
+            let all = tensors(&setup, &format!("{stage}-{output}")).into_iter();
+            // What turns CLIP's similarities into its loss is no part of a model directory.
+            let kept = |name: &str| {
+                name.starts_with("average.")
+                    && name != "average.log_scale"
+                    && name != "average.bias"
+            };
+            all.filter(|(name, _)| kept(name)).collect::<Vec<_>>()
+        };
+        let (first, second) = (average("first"), average("second"));
+        assert_eq!(first.len(), second.len());
+        for (before, after) in first.iter().zip(&second) {
+            let worst = before.1.iter().zip(&after.1).map(|(a, b)| (a - b).abs());
+            let worst = worst.fold(0.0, f32::max);
+            assert!(worst < 1e-6, "{stage}: {} moved by {worst}", before.0);
+        }
+        let mut other = config.clone();
+        other["output"] = json!(setup.path(&format!("{stage}-third")));
+        let (network, size) = match stage {
+            "clip" => ("vision", ("intermediate_size", json!(48))),
+            "prior" => ("network", ("num_layers", json!(3))),
+            _ => ("network", ("block_out_channels", json!([8, 24]))),
+        };
+        other["stage"][stage][network][size.0] = size.1;
+        let error = Trainer::start(read(&other), &device()).expect_err("weights of other sizes");
+        println!("{stage}: {error}");
     }
 }
