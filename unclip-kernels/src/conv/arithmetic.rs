@@ -122,9 +122,11 @@ impl Thirds {
     /// there are does not count, so that none depends on its neighbours in a batch; and of a linear layer's rows nobody knows
     /// whose they are.
     pub(super) fn suits(path: Path, depth: usize, output: Size) -> bool {
-        // Weights are taken apart once for these pixels; fewer channels are filled up with zeros to a whole step.
+        // Weights are taken apart once for each tile of these pixels, which below this number costs more than is won; fewer
+        // channels are filled up with zeros to a whole step.
+        const PIXELS: usize = 64 * 64;
         let pixels = output.height.saturating_mul(output.width);
-        path.isa() == Isa::Amx && depth >= CHUNK / 2 && output.width > 1 && pixels >= 16 * TILE
+        path.isa() == Isa::Amx && depth >= CHUNK / 2 && output.width > 1 && pixels >= PIXELS
     }
 }
 
