@@ -9,7 +9,7 @@ use std::{ops::ControlFlow, path::PathBuf};
 use anyhow::Context;
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
-use unclip::{GenerateRequest, NoiseStream, Offload, Pipeline, Precision};
+use unclip::{GenerateRequest, NoiseStream, Offload, Pipeline, Precision, keep_freed_memory};
 
 /// Paints pictures of captions.
 #[derive(Debug, Parser)]
@@ -66,6 +66,7 @@ struct Arguments {
 }
 
 fn main() -> anyhow::Result<()> {
+    keep_freed_memory();
     tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
         .init();

@@ -12,7 +12,9 @@ use std::{path::PathBuf, time::Instant};
 use anyhow::Context;
 use clap::{Parser, ValueEnum};
 use serde_json::json;
-use unclip::{GenerateRequest, Offload, Pipeline, Precision, Stage, WeightPrecision};
+use unclip::{
+    GenerateRequest, Offload, Pipeline, Precision, Stage, WeightPrecision, keep_freed_memory,
+};
 
 /// Measures one request.
 #[derive(Debug, Parser)]
@@ -54,6 +56,7 @@ enum Weights {
 }
 
 fn main() -> anyhow::Result<()> {
+    keep_freed_memory();
     let arguments = Arguments::parse();
     let start = Instant::now();
     let mut builder = Pipeline::builder()

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::Parser;
-use unclip::{PictureMetadata, Pipeline, Replay};
+use unclip::{PictureMetadata, Pipeline, Replay, keep_freed_memory};
 
 /// Paints a picture again from the request that is written inside it.
 #[derive(Debug, Parser)]
@@ -26,6 +26,7 @@ struct Arguments {
 }
 
 fn main() -> anyhow::Result<()> {
+    keep_freed_memory();
     let arguments = Arguments::parse();
     let metadata = PictureMetadata::read(&arguments.picture)
         .with_context(|| format!("reading {}", arguments.picture.display()))?;

@@ -57,7 +57,7 @@ pub use safety_checker::{ConceptMargins, SafetyChecker};
 pub use unclip_core::{
     Precision, Stage,
     checkpoint::WeightPrecision,
-    device::device,
+    device::{device, keep_freed_memory},
     progress::CancelToken,
     sampler::{SamplerConfig, SamplerKind},
 };

@@ -23,6 +23,7 @@ use unclip::{
     burn::tensor::Device,
     clip::Clip,
     core::checkpoint::{Folder, ModelDir},
+    keep_freed_memory,
 };
 use unclip_train::data::Portion;
 
@@ -83,6 +84,7 @@ struct Arguments {
 const BATCH: usize = 16;
 
 fn main() -> anyhow::Result<()> {
+    keep_freed_memory();
     let arguments = Arguments::parse();
     let device = unclip::device(&arguments.device)?;
     let model =

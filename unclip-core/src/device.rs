@@ -62,6 +62,18 @@ pub fn device(name: &str) -> Result<Device> {
     }
 }
 
+/// Asks the C library to keep memory that is freed for what is allocated next, and says whether it will: on Linux with
+/// glibc, in a build that computes on the processor.
+///
+/// For the first line of a program's `main`: denoising allocates the same tensors step after step, and a program that gives
+/// large ones back each time spends up to a fifth of its time on pages. See `unclip_kernels::memory`.
+pub fn keep_freed_memory() -> bool {
+    #[cfg(feature = "flex")]
+    return unclip_kernels::memory::keep_freed();
+    #[cfg(not(feature = "flex"))]
+    false
+}
+
 /// The names of the devices that this build finds on this machine, the best first. None is opened.
 pub fn available() -> Vec<String> {
     let mut names = Vec::new();

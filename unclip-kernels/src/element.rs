@@ -23,6 +23,12 @@ pub trait Element:
 
     /// The nearest value of this type, ties to even.
     fn narrow(value: f32) -> Self;
+
+    /// The nearest value of [`bf16`].
+    #[inline(always)]
+    fn to_bf16(self) -> bf16 {
+        bf16::narrow(self.widen())
+    }
 }
 
 impl Element for f32 {
@@ -53,6 +59,11 @@ impl Element for bf16 {
         let upper = if value.is_nan() { (bits >> 16) | 0x40 } else { rounded };
         #[expect(clippy::cast_possible_truncation, reason = "both cases were shifted to 16 bits")]
         Self::from_bits(upper as u16)
+    }
+
+    #[inline(always)]
+    fn to_bf16(self) -> bf16 {
+        self
     }
 }
 

@@ -1,7 +1,7 @@
 //! What happens to sums on their way to the output.
 
 #[cfg(target_arch = "x86_64")]
-use std::arch::x86_64::{_mm512_add_ps, _mm512_setzero_ps};
+use std::arch::x86_64::{_mm512_add_ps, _mm512_max_ps, _mm512_setzero_ps};
 
 #[cfg(target_arch = "x86_64")]
 use crate::{
@@ -31,18 +31,26 @@ pub enum Activation {
     QuickGelu,
 }
 
-/// What is done to sums before they are written: `activation(sum + bias + image bias) + residual`.
+/// What is done to sums before they are written: `activation(sum + bias + image bias) + residual`, and of that, where
+/// asked for, what is positive.
 #[derive(Debug, Clone, Copy)]
 pub struct Epilogue<'a, U> {
     bias: Option<&'a [f32]>,
     image_bias: Option<&'a [f32]>,
     activation: Activation,
     residual: Option<&'a [U]>,
+    rectified: bool,
 }
 
 impl<U> Default for Epilogue<'_, U> {
     fn default() -> Self {
-        Self { bias: None, image_bias: None, activation: Activation::Identity, residual: None }
+        Self {
+            bias: None,
+            image_bias: None,
+            activation: Activation::Identity,
+            residual: None,
+            rectified: false,
+        }
     }
 }
 
@@ -77,6 +85,13 @@ impl<'a, U: Element> Epilogue<'a, U> {
     #[must_use]
     pub fn residual(mut self, residual: &'a [U]) -> Self {
         self.residual = Some(residual);
+        self
+    }
+
+    /// Sets what is negative after all else to zero.
+    #[must_use]
+    pub fn rectified(mut self, rectified: bool) -> Self {
+        self.rectified = rectified;
         self
     }
 
@@ -200,6 +215,10 @@ impl<'a, U: Element> Output<'a, U> {
                     let residual = &residual[start..start + width];
                     values = _mm512_add_ps(values, U::load(residual.as_ptr(), lanes));
                 }
+                if self.epilogue.rectified {
+                    // Of a pair with what is no number, the second is taken.
+                    values = _mm512_max_ps(_mm512_setzero_ps(), values);
+                }
                 let output = self.values.slice(start..start + width);
                 U::store(output.as_mut_ptr(), values, lanes);
             }
@@ -234,6 +253,10 @@ impl<'a, U: Element> Output<'a, U> {
             // SAFETY: the caller's promise.
             let output = unsafe { self.values.slice(start..start + width) };
             let residual = self.epilogue.residual.map(|residual| &residual[start..start + width]);
+            let rectify = |value: f32| match self.epilogue.rectified && value < 0.0 {
+                true => 0.0,
+                false => value,
+            };
             // A whole row of 16 has a length that the compiler knows.
             if let Some(output) = output.first_chunk_mut::<TILE>() {
                 if let Some(residual) = residual.and_then(|residual| residual.first_chunk::<TILE>())
@@ -242,12 +265,11 @@ impl<'a, U: Element> Output<'a, U> {
                         *value += residual.widen();
                     }
                 }
-                *output = values.map(U::narrow);
+                *output = values.map(|value| U::narrow(rectify(value)));
             } else {
                 for (at, output) in output.iter_mut().enumerate() {
-                    *output = U::narrow(
-                        values[at] + residual.map_or(0.0, |residual| residual[at].widen()),
-                    );
+                    let residual = residual.map_or(0.0, |residual| residual[at].widen());
+                    *output = U::narrow(rectify(values[at] + residual));
                 }
             }
         }

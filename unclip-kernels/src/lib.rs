@@ -19,7 +19,8 @@
 //! | [`cpu`] | which instructions the processor has, and which are used: a [`cpu::Path`] |
 //! | [`norm`] | group and layer normalisation, and their gradients |
 //! | [`parallel`] | splitting work over rayon's pool so that results do not depend on the number of threads |
-//! | [`picture`] | what moves whole pixels: resampling, joining channels |
+//! | [`memory`] | what the allocator does with memory that is given back |
+//! | [`picture`] | what moves whole pixels: resampling, maxima, joining channels |
 
 pub mod activation;
 mod aligned;
@@ -35,6 +36,7 @@ mod gemm;
 mod lanes;
 mod linear;
 mod math;
+pub mod memory;
 mod narrow;
 pub mod norm;
 mod pack;

@@ -1,4 +1,4 @@
-//! What moves whole pixels: the two resamplings of the UNet, joining channels, adding.
+//! What moves whole pixels: the two resamplings of the UNet, maxima, joining channels, adding.
 //!
 //! Activations are channels-last, `[batch, height, width, channels]`.
 
@@ -51,6 +51,74 @@ by_path! {
             for i in 0..channels {
                 let sum = (a[i].widen() + b[i].widen()) + (c[i].widen() + d[i].widen());
                 out[i] = E::narrow(0.25 * sum);
+            }
+        }
+    }
+}
+
+/// The largest value of each window of `side` × `side` pixels, `stride` apart, whose first is whole. Windows reach beyond
+/// the last row and column as long as they begin inside, as Caffe's do, and only pixels count.
+///
+/// # Shapes
+///
+/// - `x`: `[batch, height, width, channels]`
+/// - `out`: `[batch, windows(height, side, stride), windows(width, side, stride), channels]`, see [`windows`]
+///
+/// # Panics
+///
+/// When a slice has another length than its shape says, or a window does not fit the picture.
+pub fn max_pool<E: Element>(
+    path: Path,
+    x: &[E],
+    size: Size,
+    channels: usize,
+    (side, stride): (usize, usize),
+    out: &mut [E],
+) {
+    let Size { height, width, .. } = size;
+    let small =
+        Size { height: windows(height, side, stride), width: windows(width, side, stride), ..size };
+    check(x, size, channels);
+    check(out, small, channels);
+    if out.is_empty() {
+        return;
+    }
+    for_each_chunk(out, small.width * channels, |index, out| {
+        let (picture, row) = (index / small.height, index % small.height);
+        let rows = row * stride..(row * stride + side).min(height);
+        let start = picture * height * width * channels;
+        let line = |row: usize| &x[start + row * width * channels..][..width * channels];
+        for (column, out) in out.chunks_exact_mut(channels).enumerate() {
+            let columns = column * stride..(column * stride + side).min(width);
+            for (number, row) in rows.clone().enumerate() {
+                let pixels = &line(row)[columns.start * channels..columns.end * channels];
+                let mut pixels = pixels.chunks_exact(channels);
+                if number == 0 {
+                    out.copy_from_slice(pixels.next().expect("a window begins inside"));
+                }
+                pixels.for_each(|pixel| keep_largest(path, pixel, out));
+            }
+        }
+    });
+}
+
+/// Windows of `side` values, `stride` apart, in a row of `length`; see [`max_pool`].
+///
+/// # Panics
+///
+/// When one does not fit.
+pub fn windows(length: usize, side: usize, stride: usize) -> usize {
+    assert!(0 < stride && 0 < side && side <= length, "{side} of {length}, {stride} apart");
+    let count = (length - side).div_ceil(stride) + 1;
+    // The last one begins inside.
+    if (count - 1) * stride < length { count } else { count - 1 }
+}
+
+by_path! {
+    fn keep_largest<F, E: Element>(pixel: &[E], out: &mut [E]) {
+        for (out, &value) in out.iter_mut().zip(pixel) {
+            if value.widen() > out.widen() {
+                *out = value;
             }
         }
     }
@@ -187,6 +255,23 @@ mod tests {
                 prop_assert_eq!(&out[left_channels..], &right[i * right_channels..][..right_channels]);
             }
         }
+    }
+
+    #[test]
+    fn windows_reach_beyond_the_last_row_and_column() {
+        let size = Size { batch: 2, height: 4, width: 5 };
+        // One channel rises, the other falls.
+        let x: Vec<f32> = (0..40).flat_map(|i| [i as f32, -(i as f32)]).collect();
+        for path in Path::available() {
+            let mut out = vec![0f32; 2 * 2 * 2 * 2];
+            max_pool(path, &x, size, 2, (3, 2), &mut out);
+            let first = [12.0, 0.0, 14.0, -2.0, 17.0, -10.0, 19.0, -12.0];
+            let second = [32.0, -20.0, 34.0, -22.0, 37.0, -30.0, 39.0, -32.0];
+            assert_eq!(out, [first, second].concat(), "{path:?}");
+        }
+        assert_eq!([112, 5, 4, 3].map(|length| windows(length, 3, 2)), [56, 2, 2, 1]);
+        // A window that would begin outside is none.
+        assert_eq!(windows(2, 1, 3), 1);
     }
 
     #[test]

@@ -86,26 +86,67 @@ impl Vector for f16 {
     }
 }
 
-/// `x · σ(x)`, within a few units in the last place; the algorithm is that of [`math::exp`](crate::math), and a reciprocal
-/// with one step of Newton's in place of the division, which takes as long as all the rest.
+/// Writes sixteen pairs, each number as the nearest value, ties to even.
+///
+/// # Safety
+///
+/// The processor has the instructions, and 32 values may be written.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+pub(crate) unsafe fn store_pairs(to: *mut bf16, first: __m512, second: __m512) {
+    // Values 0 and 16, 1 and 17, ..
+    const INTERLEAVED: [u16; 32] = {
+        let mut places = [0; 32];
+        let mut i = 0;
+        while i < 16 {
+            places[2 * i as usize] = i;
+            places[2 * i as usize + 1] = i + 16;
+            i += 1;
+        }
+        places
+    };
+    // SAFETY: both types are 512 bits of any value; the caller's promise.
+    unsafe {
+        let both = std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(second, first));
+        let places = _mm512_loadu_epi16(INTERLEAVED.as_ptr().cast());
+        _mm512_storeu_epi16(to.cast(), _mm512_permutexvar_epi16(places, both));
+    }
+}
+
+/// `eˣ`, zero below −87; the algorithm is that of [`math::exp`](crate::math).
 #[inline]
 #[target_feature(enable = "avx512f")]
-pub(crate) fn silu(x: __m512) -> __m512 {
+pub(crate) fn exp(x: __m512) -> __m512 {
+    let power = power(x);
+    let vanishes = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(x, _mm512_set1_ps(-87.0));
+    _mm512_mask_mov_ps(power, vanishes, _mm512_setzero_ps())
+}
+
+/// `eˣ` of `x` between −87 and 87, to which others are moved.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn power(x: __m512) -> __m512 {
     const SERIES: [f32; 7] =
         [1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_6e-1, 0.5, 1.0, 1.0];
     // ln 2 in two parts, the first with so few bits that a whole number times it is exact.
     const LN_2: [f32; 2] = [0.693_359_4, -2.121_944_4e-4];
-    let negative = _mm512_xor_si512(_mm512_castps_si512(x), _mm512_set1_epi32(i32::MIN));
-    let negative = _mm512_castsi512_ps(negative);
     // The order of operands keeps what is no number: the second is given where either is none.
-    let bounded = _mm512_min_ps(_mm512_set1_ps(87.0), negative);
+    let bounded = _mm512_min_ps(_mm512_set1_ps(87.0), x);
     let bounded = _mm512_max_ps(_mm512_set1_ps(-87.0), bounded);
     let log_2 = _mm512_mul_ps(bounded, _mm512_set1_ps(std::f32::consts::LOG2_E));
     let whole = _mm512_roundscale_ps::<0>(log_2);
     let rest = _mm512_fnmadd_ps(whole, _mm512_set1_ps(LN_2[0]), bounded);
     let rest = _mm512_fnmadd_ps(whole, _mm512_set1_ps(LN_2[1]), rest);
-    let power = _mm512_scalef_ps(series(rest, &SERIES), whole);
-    let sum = _mm512_add_ps(power, _mm512_set1_ps(1.0));
+    _mm512_scalef_ps(series(rest, &SERIES), whole)
+}
+
+/// `x · σ(x)`, within a few units in the last place, with a reciprocal and one step of Newton's in place of the division,
+/// which takes as long as all the rest.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(crate) fn silu(x: __m512) -> __m512 {
+    let negative = _mm512_xor_si512(_mm512_castps_si512(x), _mm512_set1_epi32(i32::MIN));
+    let sum = _mm512_add_ps(power(_mm512_castsi512_ps(negative)), _mm512_set1_ps(1.0));
     let share = _mm512_rcp14_ps(sum);
     let error = _mm512_fnmadd_ps(sum, share, _mm512_set1_ps(1.0));
     _mm512_mul_ps(x, _mm512_fmadd_ps(share, error, share))
@@ -212,6 +253,38 @@ mod tests {
                 assert!(found <= 0.0, "{value}: {found}");
             }
         }
+    }
+
+    #[test]
+    fn exponentials_are_within_rounding_and_vanish() {
+        #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+        unsafe fn of(values: &[f32; TILE]) -> ([f32; TILE], [bf16; 2 * TILE]) {
+            let (mut out, mut pairs) = ([0.0; TILE], [bf16::ZERO; 2 * TILE]);
+            // SAFETY: this function's own contract; the arrays have sixteen lanes, and twice as many.
+            unsafe {
+                let values = f32::load(values.as_ptr(), !0);
+                let found = exp(values);
+                f32::store(out.as_mut_ptr(), found, !0);
+                store_pairs(pairs.as_mut_ptr(), found, values);
+            }
+            (out, pairs)
+        }
+        if !available() {
+            return;
+        }
+        for i in -3000..2700i16 {
+            let values = LANES.map(|lane| f32::from(i) * 0.031 + lane * 1.7e-3);
+            // SAFETY: the processor has the instructions.
+            let (found, pairs) = unsafe { of(&values) };
+            for ((found, value), pair) in found.into_iter().zip(values).zip(pairs.chunks(2)) {
+                let expected = if value < -87.0 { 0.0 } else { f64::from(value).exp() };
+                assert!((f64::from(found) - expected).abs() <= 1e-6 * expected, "{value}: {found}");
+                assert_eq!(pair, [found, value].map(bf16::narrow), "{value}");
+            }
+        }
+        // SAFETY: as above.
+        let (found, _) = unsafe { of(&[f32::NEG_INFINITY; TILE]) };
+        assert_eq!(found, [0.0; TILE]);
     }
 
     #[test]

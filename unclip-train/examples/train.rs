@@ -7,7 +7,7 @@ use std::{ops::ControlFlow, path::PathBuf, time::Duration};
 use anyhow::Context;
 use clap::Parser;
 use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
-use unclip_core::device::device;
+use unclip_core::device::{device, keep_freed_memory};
 use unclip_train::{RunConfig, StepReport, Trainer};
 
 /// Trains a stage of unCLIP.
@@ -28,6 +28,7 @@ struct Arguments {
 }
 
 fn main() -> anyhow::Result<()> {
+    keep_freed_memory();
     tracing_subscriber::fmt().with_writer(std::io::stderr).init();
     let arguments = Arguments::parse();
     let config = RunConfig::open(&arguments.config)?;

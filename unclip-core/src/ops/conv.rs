@@ -3,8 +3,13 @@
 use burn::{
     module::Param,
     tensor::{
-        Tensor, module,
-        ops::{AvgPoolOptions, ConvOptions, InterpolateMode, InterpolateOptions},
+        Tensor,
+        activation::relu,
+        module,
+        ops::{
+            AvgPoolOptions, ConvOptions, InterpolateMode, InterpolateOptions, MaxPoolOptions,
+            PadMode,
+        },
     },
 };
 
@@ -35,7 +40,8 @@ pub struct Convolution<'a> {
 /// What a convolution reads, and what is done on the way in and out.
 ///
 /// In this order: [normalise](Self::affine), [SiLU](Self::silu), [resample](Self::resample), the convolution,
-/// [add to channels](Self::add_each), [add a residual](Self::residual). A processor does all of it in one pass.
+/// [add to channels](Self::add_each), [add a residual](Self::residual), [rectify](Self::rectify). A processor does all of
+/// it in one pass.
 #[derive(Debug, Clone)]
 #[must_use]
 pub struct ConvInput {
@@ -45,12 +51,21 @@ pub struct ConvInput {
     pub(super) resample: Option<Resample>,
     pub(super) added: Option<Tensor<2>>,
     pub(super) residual: Option<Tensor<4>>,
+    pub(super) rectified: bool,
 }
 
 impl ConvInput {
     /// `[batch, channels_in, height, width]`, as it is.
     pub fn new(x: Tensor<4>) -> Self {
-        Self { x, affine: None, silu: false, resample: None, added: None, residual: None }
+        Self {
+            x,
+            affine: None,
+            silu: false,
+            resample: None,
+            added: None,
+            residual: None,
+            rectified: false,
+        }
     }
 
     /// Scales and shifts the input.
@@ -82,6 +97,12 @@ impl ConvInput {
         self.residual = Some(residual);
         self
     }
+
+    /// Sets negative values of the output to zero, after all else (ReLU).
+    pub fn rectify(mut self) -> Self {
+        self.rectified = true;
+        self
+    }
 }
 
 impl Convolution<'_> {
@@ -100,7 +121,7 @@ impl Convolution<'_> {
         if let Some(out) = super::kernels::conv2d(&input, self, bias.as_ref()) {
             return out;
         }
-        let ConvInput { x, affine, silu, resample, added, residual } = input;
+        let ConvInput { x, affine, silu, resample, added, residual, rectified } = input;
         let x = match affine {
             Some(affine) => apply(x, &affine, silu),
             None if silu => super::silu(x),
@@ -122,10 +143,11 @@ impl Convolution<'_> {
             }
             None => out,
         };
-        match residual {
+        let out = match residual {
             Some(residual) => out + residual,
             None => out,
-        }
+        };
+        if rectified { relu(out) } else { out }
     }
 }
 
@@ -154,6 +176,24 @@ pub fn avg_pool_2x2(x: Tensor<4>) -> Tensor<4> {
         return out;
     }
     module::avg_pool2d(x, AvgPoolOptions::new([2, 2]).with_stride([2, 2]))
+}
+
+/// The largest value of each window of 3 × 3, stride 2; the last windows reach beyond the picture where its side is even,
+/// as Caffe's do.
+///
+/// # Shapes
+///
+/// - `x`: `[batch, channels, height, width]`, sides of at least 3
+/// - output: `[batch, channels, height / 2, width / 2]`
+pub fn max_pool_3x3(x: Tensor<4>) -> Tensor<4> {
+    #[cfg(any(feature = "flex", test))]
+    if let Some(out) = super::kernels::max_pool_3x3(&x) {
+        return out;
+    }
+    let [_, _, height, width] = x.dims();
+    let beyond = |side: usize| (0, 1 - side % 2);
+    let x = x.pad([beyond(height), beyond(width)], PadMode::Constant(f32::NEG_INFINITY));
+    module::max_pool2d(x, MaxPoolOptions::new([3, 3]).with_stride([2, 2]))
 }
 
 /// Doubles both axes by repeating each value.

@@ -26,7 +26,7 @@ mod weight;
 pub use activation::{Activation, gelu, quick_gelu, silu};
 pub use attention::attention;
 pub use conv::{
-    ConvInput, Convolution, Resample, add, avg_pool_2x2, join_channels, resample,
+    ConvInput, Convolution, Resample, add, avg_pool_2x2, join_channels, max_pool_3x3, resample,
     upsample_nearest_2x,
 };
 pub use linear::{LinearInput, linear};

@@ -1,20 +1,29 @@
 //! One head with both products on the tile unit, in bf16 with 32-bit sums.
 
+use std::arch::x86_64::{
+    _mm512_add_ps, _mm512_fmadd_ps, _mm512_mask_mov_ps, _mm512_max_ps, _mm512_reduce_add_ps,
+    _mm512_reduce_max_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_sub_ps,
+};
+
 use half::bf16;
 
 use super::{
     AttentionInput, AttentionShape,
-    stream::{exponentials, largest},
+    pairs::{DEPTH, pair_rows, pair_values, take_rows},
     tiles::{TILE, multiply},
 };
-use crate::{amx::Tiles, cpu::Path, element::Element, lanes::by_path, math::exp};
+use crate::{
+    amx::Tiles,
+    cpu::Path,
+    element::Element,
+    math::exp,
+    vector::{self, Vector as _},
+};
 
 /// Queries that go through the keys together, two tiles of rows.
 const QUERIES: usize = 32;
 /// Keys between two corrections of the softmax.
 const CHUNK: usize = 256;
-/// Values that one tile instruction sums over.
-const DEPTH: usize = 32;
 
 /// Attends in one head: `write` gets each query's output.
 ///
@@ -33,8 +42,8 @@ pub(super) fn head<E: Element>(
     let depth = width.next_multiple_of(DEPTH);
     let chunk = CHUNK.min(keys.next_multiple_of(DEPTH));
     let padded_keys = keys.next_multiple_of(DEPTH);
-    let key = pair_values(input, picture, head, depth, padded_keys);
-    let value = pair_keys(input, picture, head, depth, padded_keys);
+    let key = pair_values((&input.key, keys), (picture, head), depth);
+    let value = pair_rows((&input.value, keys), (picture, head), depth);
     let mut query = vec![bf16::ZERO; QUERIES * depth];
     let mut scores = vec![0f32; QUERIES * chunk];
     let mut weights = vec![bf16::ZERO; QUERIES * chunk];
@@ -42,13 +51,7 @@ pub(super) fn head<E: Element>(
     let tiles = Tiles::configure(path).expect("the path has tiles");
     for first in (0..queries).step_by(QUERIES) {
         let rows = QUERIES.min(queries - first);
-        query.fill(bf16::ZERO);
-        for r in 0..rows {
-            let from = input.query.row(picture, head, first + r);
-            for (to, from) in query[r * depth..].iter_mut().zip(from) {
-                *to = <bf16 as Element>::narrow(from.widen());
-            }
-        }
+        take_rows(depth, rows, |r| input.query.row(picture, head, first + r), &mut query);
         let mut largest = [f32::NEG_INFINITY; QUERIES];
         let mut sum = [0f32; QUERIES];
         out.fill(0.0);
@@ -76,7 +79,9 @@ pub(super) fn head<E: Element>(
                     largest: &mut largest[r],
                     sum: &mut sum[r],
                 };
-                soften(path, row, known, input.scale, bias.map(|bias| &bias[start..start + known]));
+                let bias = bias.map(|bias| &bias[start..start + known]);
+                // SAFETY: a processor with tiles for bf16 has vectors for it.
+                unsafe { soften(row, known, input.scale, bias) };
             }
             for column in (0..depth).step_by(2 * TILE) {
                 let at = |column: usize| (column / TILE * padded_keys + start) * TILE;
@@ -101,47 +106,6 @@ pub(super) fn head<E: Element>(
     }
 }
 
-/// Keys as the right factor of `q kᵀ`: 16 keys a tile, whose rows hold two values of every key.
-fn pair_values<E: Element>(
-    input: &AttentionInput<'_, E>,
-    picture: usize,
-    head: usize,
-    depth: usize,
-    padded_keys: usize,
-) -> Vec<bf16> {
-    let mut packed = vec![bf16::ZERO; padded_keys * depth];
-    for key in 0..input.shape.keys {
-        let at = key / TILE * TILE * depth + key % TILE * 2;
-        for (pair, from) in input.key.row(picture, head, key).chunks(2).enumerate() {
-            for (i, from) in from.iter().enumerate() {
-                packed[at + pair * 2 * TILE + i] = <bf16 as Element>::narrow(from.widen());
-            }
-        }
-    }
-    packed
-}
-
-/// Values as the right factor of `p v`: 16 columns a tile, whose rows hold two keys of every column.
-fn pair_keys<E: Element>(
-    input: &AttentionInput<'_, E>,
-    picture: usize,
-    head: usize,
-    depth: usize,
-    padded_keys: usize,
-) -> Vec<bf16> {
-    let mut packed = vec![bf16::ZERO; padded_keys * depth];
-    for key in 0..input.shape.keys {
-        let row = input.value.row(picture, head, key);
-        for (stripe, from) in row.chunks(TILE).enumerate() {
-            let at = (stripe * padded_keys + key / 2 * 2) * TILE + key % 2;
-            for (column, from) in from.iter().enumerate() {
-                packed[at + 2 * column] = <bf16 as Element>::narrow(from.widen());
-            }
-        }
-    }
-    packed
-}
-
 /// One query's part in a chunk of keys.
 struct Row<'a> {
     scores: &'a mut [f32],
@@ -151,35 +115,53 @@ struct Row<'a> {
     sum: &'a mut f32,
 }
 
-by_path! {
-    /// From scores to weights, with the correction of what was summed before.
-    fn soften<F>(row: Row<'_>, known: usize, scale: f32, bias: Option<&[f32]>) {
-        match bias {
-            Some(bias) => {
-                for (score, bias) in row.scores.iter_mut().zip(bias) {
-                    *score = F::mul_add(*score, scale, *bias);
-                }
-            }
-            None => {
-                for score in row.scores.iter_mut() {
-                    *score *= scale;
-                }
-            }
-        }
-        row.scores[known..].fill(f32::NEG_INFINITY);
-        let before = *row.largest;
-        let now = largest(row.scores).max(before);
-        *row.largest = now;
-        if now > before {
-            let correction = exp(before - now);
-            *row.sum *= correction;
-            for out in row.out.iter_mut() {
-                *out *= correction;
-            }
-        }
-        *row.sum += exponentials::<F>(row.scores, now);
-        for (to, from) in row.weights.iter_mut().zip(row.scores.iter()) {
-            *to = <bf16 as Element>::narrow(*from);
+/// From scores to weights, with the correction of what was summed before.
+///
+/// # Safety
+///
+/// The processor has AVX-512 F, BW, DQ, VL and BF16.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+unsafe fn soften(row: Row<'_>, known: usize, scale: f32, bias: Option<&[f32]>) {
+    let Row { scores, weights, out, largest, sum } = row;
+    let nothing = _mm512_set1_ps(f32::NEG_INFINITY);
+    let mut top = nothing;
+    for (tile, scores) in scores.chunks_exact_mut(TILE).enumerate() {
+        let known = known.saturating_sub(tile * TILE).min(TILE);
+        let lanes = vector::first(known);
+        // A load without lanes from nowhere would be slow: a fault is put down each time.
+        let bias = bias.filter(|_| known > 0).map(|bias| &bias[tile * TILE..][..known]);
+        // SAFETY: the slices hold the lanes, and the caller promises the instructions.
+        unsafe {
+            let bias = match bias {
+                Some(bias) => f32::load(bias.as_ptr(), lanes),
+                None => _mm512_setzero_ps(),
+            };
+            let score = f32::load(scores.as_ptr(), !0);
+            let score = _mm512_fmadd_ps(score, _mm512_set1_ps(scale), bias);
+            let score = _mm512_mask_mov_ps(nothing, lanes, score);
+            top = _mm512_max_ps(top, score);
+            f32::store(scores.as_mut_ptr(), score, !0);
         }
     }
+    let before = *largest;
+    let now = _mm512_reduce_max_ps(top).max(before);
+    *largest = now;
+    if now > before {
+        let correction = exp(before - now);
+        *sum *= correction;
+        for out in out {
+            *out *= correction;
+        }
+    }
+    let mut total = _mm512_setzero_ps();
+    for (scores, weights) in scores.chunks_exact(TILE).zip(weights.chunks_exact_mut(TILE)) {
+        // SAFETY: as above.
+        unsafe {
+            let score = f32::load(scores.as_ptr(), !0);
+            let weight = vector::exp(_mm512_sub_ps(score, _mm512_set1_ps(now)));
+            total = _mm512_add_ps(total, weight);
+            bf16::store(weights.as_mut_ptr(), weight, !0);
+        }
+    }
+    *sum += _mm512_reduce_add_ps(total);
 }

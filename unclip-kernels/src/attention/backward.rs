@@ -1,28 +1,45 @@
 //! The gradients of attention: scores are computed again, a few queries at a time.
 
-use rayon::prelude::*;
-
+#[cfg(target_arch = "x86_64")]
+use super::amx_backward;
 use super::{
-    AttentionInput, AttentionShape, check,
+    AttentionInput, AttentionShape, Products, check,
     panel::{COLUMNS, Panels, ROWS, multiply},
 };
-use crate::{cpu::Path, element::Element, lanes::by_path, math::exp};
+use crate::{
+    cpu::Path,
+    element::Element,
+    lanes::by_path,
+    math::exp,
+    parallel::{Shared, for_each},
+};
 
 /// Queries whose scores are held at once, a whole number of products' rows.
 const QUERIES: usize = 5 * ROWS;
 
 /// The gradients of [`attention`](super::attention), laid out as its output is.
 #[derive(Debug, Clone, PartialEq)]
-pub struct AttentionGradients {
+pub struct AttentionGradients<E> {
     /// `[batch, queries, heads, width]`.
-    pub query: Vec<f32>,
+    pub query: Vec<E>,
     /// `[batch, keys, heads, width]`.
-    pub key: Vec<f32>,
+    pub key: Vec<E>,
     /// `[batch, keys, heads, width]`.
-    pub value: Vec<f32>,
+    pub value: Vec<E>,
+}
+
+/// One of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Gradient {
+    Query,
+    Key,
+    Value,
 }
 
 /// The gradients by queries, keys and values, given the output, its gradient, and the `log_sums` of the forward pass.
+///
+/// `products` are rounded as [`attention`](super::attention) says, and with them the weights and the gradients by the
+/// scores.
 ///
 /// # Shapes
 ///
@@ -35,67 +52,63 @@ pub struct AttentionGradients {
 pub fn attention_backward<E: Element>(
     path: Path,
     input: &AttentionInput<'_, E>,
+    products: Products,
     out: &[E],
     log_sums: &[f32],
     gradient: &[E],
-) -> AttentionGradients {
+) -> AttentionGradients<E> {
     let AttentionShape { batch, heads, queries, keys, width } = input.shape;
     check(input);
     let len = batch * queries * heads * width;
     assert_eq!(out.len(), len, "the output has a row a query and head");
     assert_eq!(gradient.len(), len, "the gradient has a row a query and head");
     assert_eq!(log_sums.len(), batch * heads * queries, "one sum a query and head");
-    let parts: Vec<Head> = (0..batch * heads)
-        .into_par_iter()
-        .map(|i| {
-            let (picture, head) = (i / heads, i % heads);
-            let row = |values: &[E], query: usize| {
-                let start = ((picture * queries + query) * heads + head) * width;
-                values[start..start + width].iter().map(|x| x.widen()).collect::<Vec<f32>>()
+    let zeros = |rows: usize| vec![E::default(); batch * rows * heads * width];
+    let mut gradients =
+        AttentionGradients { query: zeros(queries), key: zeros(keys), value: zeros(keys) };
+    let [by_query, by_key, by_value] =
+        [&mut gradients.query, &mut gradients.key, &mut gradients.value]
+            .map(|values| Shared::new(values));
+    for_each(batch * heads, |i| {
+        let own @ (picture, head) = (i / heads, i % heads);
+        let start = |rows: usize, row: usize| ((picture * rows + row) * heads + head) * width;
+        let row = |query: usize| start(queries, query)..start(queries, query) + width;
+        let write = |which: Gradient, row: usize, values: &[f32]| {
+            let (to, rows) = match which {
+                Gradient::Query => (&by_query, queries),
+                Gradient::Key => (&by_key, keys),
+                Gradient::Value => (&by_value, keys),
             };
-            one_head(
-                path,
-                input,
-                (picture, head),
-                |query| row(out, query),
-                |query| row(gradient, query),
-                &log_sums[i * queries..(i + 1) * queries],
-            )
-        })
-        .collect();
-    let join = |rows: usize, part: fn(&Head) -> &[f32]| {
-        let mut all = vec![0f32; batch * rows * heads * width];
-        for (i, head_part) in parts.iter().enumerate() {
-            let (picture, head) = (i / heads, i % heads);
-            for (row, from) in part(head_part).chunks_exact(width.max(1)).enumerate() {
-                let at = ((picture * rows + row) * heads + head) * width;
-                all[at..at + width].copy_from_slice(from);
+            let start = start(rows, row);
+            // SAFETY: a task has its own picture and head, so no two rows of two tasks are one.
+            let row = unsafe { to.slice(start..start + width) };
+            for (to, &from) in row.iter_mut().zip(values) {
+                *to = E::narrow(from);
             }
+        };
+        let (out, gradient) = (|query| &out[row(query)], |query| &gradient[row(query)]);
+        let log_sums = &log_sums[i * queries..(i + 1) * queries];
+        match products {
+            #[cfg(target_arch = "x86_64")]
+            Products::Bf16 if path.isa() == crate::cpu::Isa::Amx => {
+                amx_backward::head(path, input, own, out, gradient, log_sums, write);
+            }
+            _ => one_head(path, input, own, out, gradient, log_sums, write),
         }
-        all
-    };
-    AttentionGradients {
-        query: join(queries, |head| &head.query),
-        key: join(keys, |head| &head.key),
-        value: join(keys, |head| &head.value),
-    }
+    });
+    gradients
 }
 
-/// The gradients of one head, `[rows, width]` each.
-struct Head {
-    query: Vec<f32>,
-    key: Vec<f32>,
-    value: Vec<f32>,
-}
-
-fn one_head<E: Element>(
+/// The gradients of one head: `write` gets each row of each.
+fn one_head<'a, E: Element>(
     path: Path,
     input: &AttentionInput<'_, E>,
     (picture, head): (usize, usize),
-    out: impl Fn(usize) -> Vec<f32>,
-    gradient: impl Fn(usize) -> Vec<f32>,
+    out: impl Fn(usize) -> &'a [E],
+    gradient: impl Fn(usize) -> &'a [E],
     log_sums: &[f32],
-) -> Head {
+    write: impl Fn(Gradient, usize, &[f32]),
+) {
     let AttentionShape { queries, keys, width, .. } = input.shape;
     let key_row = |row| input.key.row(picture, head, row);
     let value_row = |row| input.value.row(picture, head, row);
@@ -109,11 +122,10 @@ fn one_head<E: Element>(
         slopes: vec![0.0; QUERIES * keys],
         by_query: vec![0.0; QUERIES * width],
     };
-    // Products go by whole groups of rows; what lies beyond the last key is cut off at the end.
+    // Products go by whole groups of rows; what lies beyond the last key is never written.
     let padded_keys = keys.next_multiple_of(ROWS);
     let mut by_key = vec![0f32; padded_keys * width];
     let mut by_value = vec![0f32; padded_keys * width];
-    let mut by_query = Vec::with_capacity(queries * width);
     let mut turned = vec![0f32; padded_keys * QUERIES];
     for first in (0..queries).step_by(QUERIES) {
         let rows = QUERIES.min(queries - first);
@@ -121,13 +133,16 @@ fn one_head<E: Element>(
         block.gradient.fill(0.0);
         let mut inner = [0f32; QUERIES];
         for (r, inner) in inner.iter_mut().enumerate().take(rows) {
-            let to = &mut block.query[r * width..(r + 1) * width];
-            for (to, from) in to.iter_mut().zip(input.query.row(picture, head, first + r)) {
+            let own = r * width..(r + 1) * width;
+            let from = input.query.row(picture, head, first + r);
+            for (to, from) in block.query[own.clone()].iter_mut().zip(from) {
                 *to = from.widen() * input.scale;
             }
-            let gradient = gradient(first + r);
-            *inner = gradient.iter().zip(out(first + r)).map(|(a, b)| a * b).sum();
-            block.gradient[r * width..(r + 1) * width].copy_from_slice(&gradient);
+            let (gradient, out) = (gradient(first + r), out(first + r));
+            for (to, from) in block.gradient[own].iter_mut().zip(gradient) {
+                *to = from.widen();
+            }
+            *inner = gradient.iter().zip(out).map(|(a, b)| a.widen() * b.widen()).sum();
         }
         scores(path, &mut block, keys, width);
         for r in 0..QUERIES {
@@ -142,7 +157,10 @@ fn one_head<E: Element>(
             }
         }
         query_gradient(path, &mut block, keys, width);
-        by_query.extend(block.by_query[..rows * width].iter().map(|x| x * input.scale));
+        for (r, row) in block.by_query.chunks_exact_mut(width.max(1)).enumerate().take(rows) {
+            row.iter_mut().for_each(|value| *value *= input.scale);
+            write(Gradient::Query, first + r, row);
+        }
         // Queries were scaled when they were read, so the keys' gradient needs no scale of its own.
         turn(&block.slopes, keys, &mut turned);
         let queries = Panels::rows(QUERIES, width, |r| &block.query[r * width..(r + 1) * width]);
@@ -152,9 +170,11 @@ fn one_head<E: Element>(
             Panels::rows(QUERIES, width, |r| &block.gradient[r * width..(r + 1) * width]);
         accumulate(path, &turned, &gradients, width, &mut by_value);
     }
-    by_key.truncate(keys * width);
-    by_value.truncate(keys * width);
-    Head { query: by_query, key: by_key, value: by_value }
+    for (gradient, values) in [(Gradient::Key, &by_key), (Gradient::Value, &by_value)] {
+        for (key, row) in values.chunks_exact(width.max(1)).enumerate().take(keys) {
+            write(gradient, key, row);
+        }
+    }
 }
 
 /// A few queries of a head, and what of the head they all meet.

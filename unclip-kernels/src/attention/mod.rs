@@ -7,7 +7,11 @@
 
 #[cfg(target_arch = "x86_64")]
 mod amx;
+#[cfg(target_arch = "x86_64")]
+mod amx_backward;
 mod backward;
+#[cfg(target_arch = "x86_64")]
+mod pairs;
 mod panel;
 mod stream;
 #[cfg(target_arch = "x86_64")]
@@ -15,6 +19,8 @@ mod tiles;
 
 use rayon::prelude::*;
 
+#[cfg(target_arch = "x86_64")]
+use backward::Gradient;
 pub use backward::{AttentionGradients, attention_backward};
 
 use crate::{cpu::Path, element::Element, parallel::Shared};

@@ -123,7 +123,7 @@ by_path! {
 
 /// The largest of a whole number of blocks of scores.
 #[inline(always)]
-pub(super) fn largest(scores: &[f32]) -> f32 {
+fn largest(scores: &[f32]) -> f32 {
     let mut lanes = [f32::NEG_INFINITY; COLUMNS];
     for block in scores.chunks_exact(COLUMNS) {
         for i in 0..COLUMNS {
@@ -135,7 +135,7 @@ pub(super) fn largest(scores: &[f32]) -> f32 {
 
 /// Turns a whole number of blocks of scores into `exp(score − largest)`, and adds them up.
 #[inline(always)]
-pub(super) fn exponentials<F: Fused>(scores: &mut [f32], largest: f32) -> f32 {
+fn exponentials<F: Fused>(scores: &mut [f32], largest: f32) -> f32 {
     let mut lanes = [0f32; COLUMNS];
     for block in scores.chunks_exact_mut(COLUMNS) {
         for i in 0..COLUMNS {

@@ -48,7 +48,7 @@ impl Case {
     }
 
     fn rounded(mut self) -> Self {
-        for values in [&mut self.query, &mut self.key, &mut self.value] {
+        for values in [&mut self.query, &mut self.key, &mut self.value, &mut self.gradient] {
             for value in values {
                 *value = bf16::from_f32(*value).to_f32();
             }
@@ -158,7 +158,7 @@ proptest! {
             let mut sums = vec![0f32; shape.batch * shape.heads * shape.queries];
             attention(path, &case.input(), Products::F32, &mut out, Some(&mut sums));
             prop_assert!(worst(&out, &expected.out) < 3e-6, "{}", path);
-            let found = attention_backward(path, &case.input(), &out, &sums, &case.gradient);
+            let found = attention_backward(path, &case.input(), Products::F32, &out, &sums, &case.gradient);
             prop_assert!(worst(&found.query, &expected.query) < 1e-5, "query, {}", path);
             prop_assert!(worst(&found.key, &expected.key) < 1e-5, "key, {}", path);
             prop_assert!(worst(&found.value, &expected.value) < 1e-5, "value, {}", path);
@@ -173,8 +173,15 @@ proptest! {
         let expected = case.expected();
         for path in Path::available() {
             let mut out = vec![0f32; case.query.len()];
-            attention(path, &case.input(), Products::Bf16, &mut out, None);
+            let mut sums = vec![0f32; shape.batch * shape.heads * shape.queries];
+            attention(path, &case.input(), Products::Bf16, &mut out, Some(&mut sums));
             prop_assert!(worst(&out, &expected.out) < 4e-3, "{}", path);
+            let found = attention_backward(
+                path, &case.input(), Products::Bf16, &out, &sums, &case.gradient,
+            );
+            prop_assert!(worst(&found.query, &expected.query) < 8e-3, "query, {}", path);
+            prop_assert!(worst(&found.key, &expected.key) < 8e-3, "key, {}", path);
+            prop_assert!(worst(&found.value, &expected.value) < 8e-3, "value, {}", path);
         }
     }
 }
@@ -226,7 +233,10 @@ fn the_number_of_threads_changes_nothing() {
             let mut out = vec![0f32; case.query.len()];
             let mut sums = vec![0f32; 2 * 3 * 40];
             attention(path, &case.input(), Products::F32, &mut out, Some(&mut sums));
-            (attention_backward(path, &case.input(), &out, &sums, &case.gradient), out)
+            (
+                attention_backward(path, &case.input(), Products::F32, &out, &sums, &case.gradient),
+                out,
+            )
         })
     };
     assert!(run(1) == run(3), "one thread and three differ");

@@ -69,6 +69,8 @@ proptest! {
         let bias = noise(channels_out, seed ^ 4);
         let image_bias = noise(shape.input.batch * channels_out, seed ^ 5);
         let residual = noise(output_len, seed ^ 6);
+        // Either is written by a loop of its own where the other is absent.
+        let (activated, rectified) = (seed & 1 == 0, seed & 2 == 0);
 
         let normalised: Vec<f64> = input.iter().enumerate().map(|(at, value)| {
             let channel = at / (shape.input.height * shape.input.width * channels_in) * channels_in + at % channels_in;
@@ -102,7 +104,9 @@ proptest! {
                 let value = sum.value
                     + f64::from(bias[channel])
                     + f64::from(image_bias[image * channels_out + channel]);
-                let value = value / (1.0 + (-value).exp()) + f64::from(residual[at]);
+                let value = if activated { value / (1.0 + (-value).exp()) } else { value };
+                let value = value + f64::from(residual[at]);
+                let value = if rectified { value.max(0.0) } else { value };
                 Sum { value, magnitude: sum.magnitude + 3.0 }
             }).collect();
             // A value whose f32 and f64 forms round to neighbouring bf16 shifts a sum by one such step.
@@ -118,8 +122,9 @@ proptest! {
                     Epilogue::new()
                         .bias(&bias)
                         .image_bias(&image_bias)
-                        .activation(Activation::Silu)
-                        .residual(&residual),
+                        .activation(if activated { Activation::Silu } else { Activation::Identity })
+                        .residual(&residual)
+                        .rectified(rectified),
                     &mut output,
                 );
                 assert_sums(&output, &expected, bound, &(path, format, shape, resample));

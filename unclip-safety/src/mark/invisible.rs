@@ -1,6 +1,7 @@
 //! Putting the invisible mark on.
 
 use image::RgbImage;
+use rayon::prelude::*;
 
 use super::{
     code::{self, PAYLOAD_BYTES},
@@ -113,8 +114,10 @@ impl Watermark for InvisibleMark {
         // Where much is black or white, room for the mark must be made first, which costs as well; how much is best
         // depends on the picture.
         let rooms: &[u8] = if clipped_share(picture) < 0.01 { &[2] } else { &[0, 1, 2] };
-        let marked = rooms.iter().filter_map(|&room| host.within(picture, &signs, budget, room));
-        if let Some((_, marked)) = marked.max_by(|(a, _), (b, _)| a.total_cmp(b)) {
+        let marked: Vec<Option<(f32, RgbImage)>> =
+            rooms.par_iter().map(|&room| host.within(picture, &signs, budget, room)).collect();
+        let best = marked.into_iter().flatten().max_by(|(a, _), (b, _)| a.total_cmp(b));
+        if let Some((_, marked)) = best {
             *picture = marked;
         }
         Ok(())
@@ -141,6 +144,8 @@ struct Host {
     rows: usize,
     /// Of each block, row by row.
     coefficients: Vec<[f32; 4]>,
+    /// The slot of each of them.
+    slots: Vec<[usize; 4]>,
     /// How busy each block is, 0 where it is flat, towards 1 where it is textured.
     texture: Vec<f32>,
 }
@@ -168,34 +173,35 @@ impl Host {
                 mean / (mean + 20.0)
             })
             .collect();
-        Self { basis, columns, rows, coefficients, texture }
-    }
-
-    /// For each block and frequency: its slot, and its index.
-    fn slots(&self) -> impl Iterator<Item = (usize, [usize; 4])> + '_ {
-        (0..self.coefficients.len()).map(|block| {
-            let place = block / self.columns % TILE * TILE + block % self.columns % TILE;
-            (block, std::array::from_fn(|f| f * TILE * TILE + place))
-        })
+        let slots = (0..coefficients.len())
+            .map(|block| {
+                let place = block / columns % TILE * TILE + block % columns % TILE;
+                std::array::from_fn(|f| f * TILE * TILE + place)
+            })
+            .collect();
+        Self { basis, columns, rows, coefficients, slots, texture }
     }
 
     /// How far each coefficient is moved towards its sign, for a strength and each slot's share of it.
-    fn moves(&self, signs: &[f32; SLOTS], share: &[f32; SLOTS], strength: f32) -> Vec<[f32; 4]> {
+    fn moves<'a>(
+        &'a self,
+        signs: &'a [f32; SLOTS],
+        share: &'a [f32; SLOTS],
+        strength: f32,
+    ) -> impl Iterator<Item = [f32; 4]> + 'a {
         // A flat block shows what is done to it; a textured one hides it.
         let flat = strength.min(1.1);
-        self.slots()
-            .map(|(block, slots)| {
-                let visible = flat + (strength - flat) * self.texture[block];
-                std::array::from_fn(|f| {
-                    let aim = AMPLITUDE[f] * visible * share[slots[f]];
-                    let has = self.coefficients[block][f] * signs[slots[f]];
-                    let lacks = (aim - has).max(0.0);
-                    // Where the picture speaks loudly against the sign, little is gained however much is spent.
-                    let beyond = (lacks / aim - 2.0).max(0.0) / 2.0;
-                    signs[slots[f]] * lacks.min(2.0 * aim) / (1.0 + beyond * beyond)
-                })
+        let blocks = self.coefficients.iter().zip(&self.slots).zip(&self.texture);
+        blocks.map(move |((coefficients, slots), texture)| {
+            let visible = flat + (strength - flat) * texture;
+            std::array::from_fn(|f| {
+                let (sign, aim) = (signs[slots[f]], AMPLITUDE[f] * visible * share[slots[f]]);
+                let lacks = (aim - coefficients[f] * sign).max(0.0);
+                // Where the picture speaks loudly against the sign, little is gained however much is spent.
+                let beyond = (lacks / aim - 2.0).max(0.0) / 2.0;
+                sign * lacks.min(2.0 * aim) / (1.0 + beyond * beyond)
             })
-            .collect()
+        })
     }
 
     /// The greatest strength whose moves cost at most `allowed`.
@@ -204,11 +210,15 @@ impl Host {
         let (mut low, mut high) = (0.0, 3.0);
         for _ in 0..10 {
             let middle = (low + high) / 2.0;
-            let moves = self.moves(signs, share, middle);
-            let cost: f64 = moves.iter().flatten().map(|&d| f64::from(d * d)).sum();
-            if cost / pixels <= allowed { low = middle } else { high = middle }
+            let mut costs = [0.0; 4];
+            for moves in self.moves(signs, share, middle) {
+                for (cost, d) in costs.iter_mut().zip(moves) {
+                    *cost += f64::from(d * d);
+                }
+            }
+            if costs.iter().sum::<f64>() / pixels <= allowed { low = middle } else { high = middle }
         }
-        self.moves(signs, share, low)
+        self.moves(signs, share, low).collect()
     }
 
     /// The moves that make all slots about equally sure.
@@ -217,8 +227,8 @@ impl Host {
         for _ in 0..4 {
             let moves = self.strongest(signs, &share, allowed);
             let mut votes = [(0.0_f32, 0.0_f32); SLOTS];
-            for (block, slots) in self.slots() {
-                for (f, slot) in slots.into_iter().enumerate() {
+            for (block, slots) in self.slots.iter().enumerate() {
+                for (f, &slot) in slots.iter().enumerate() {
                     let now = self.coefficients[block][f] + moves[block][f];
                     votes[slot].0 += vote(now) * signs[slot];
                     votes[slot].1 += 1.0;
@@ -263,9 +273,10 @@ impl Host {
         let marked = best?;
         let votes: f32 = coefficients(&Plane::luminance(&marked), &self.basis)
             .iter()
-            .zip(self.slots())
-            .map(|(block, (_, slots))| {
-                block.iter().zip(slots).map(|(&value, slot)| vote(value) * signs[slot]).sum::<f32>()
+            .zip(&self.slots)
+            .map(|(block, slots)| {
+                let votes = block.iter().zip(slots);
+                votes.map(|(&value, &slot)| vote(value) * signs[slot]).sum::<f32>()
             })
             .sum();
         Some((votes, marked))

@@ -6,18 +6,14 @@
 
 use burn::{
     module::{Module, Param},
-    tensor::{
-        Device, Tensor, TensorData,
-        activation::{relu, softmax},
-        assert_shape, module,
-        ops::{MaxPoolOptions, PadMode},
-    },
+    tensor::{Device, Tensor, TensorData, activation::softmax, assert_shape},
 };
 use half::f16;
 use image::{RgbImage, imageops::crop_imm};
 use safetensors::{Dtype, SafeTensors};
 use unclip_core::{
     nn::{Conv2d, Conv2dConfig, Linear, LinearConfig},
+    ops::{ConvInput, max_pool_3x3},
     resize::{Filter, resize_rgb8},
 };
 
@@ -165,10 +161,7 @@ impl OpenNsfw {
     pub fn forward(&self, pixels: Tensor<4>) -> Tensor<2> {
         let [batch, _, _, _] = pixels.dims();
         assert_shape!(pixels, [batch, 3, SIDE as usize, SIDE as usize]);
-        let x = relu(self.conv_in.forward(pixels));
-        // The original pads at the far ends alone. Nothing is negative here, so that zeros never win.
-        let x = x.pad([(0, 1), (0, 1)], PadMode::Constant(0.0));
-        let mut x = module::max_pool2d(x, MaxPoolOptions::new([3, 3]).with_stride([2, 2]));
+        let mut x = max_pool_3x3(self.conv_in.apply(ConvInput::new(pixels).rectify()));
         for block in self.stages.iter().flat_map(|stage| &stage.blocks) {
             x = block.forward(x);
         }
@@ -189,14 +182,13 @@ impl PictureCheck for OpenNsfw {
 
 impl Bottleneck {
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let h = relu(self.narrow.forward(x.clone()));
-        let h = relu(self.around.forward(h));
-        let h = self.widen.forward(h);
+        let h = self.narrow.apply(ConvInput::new(x.clone()).rectify());
+        let h = self.around.apply(ConvInput::new(h).rectify());
         let x = match &self.shortcut {
             Some(shortcut) => shortcut.forward(x),
             None => x,
         };
-        relu(h + x)
+        self.widen.apply(ConvInput::new(h).residual(x).rectify())
     }
 }
 

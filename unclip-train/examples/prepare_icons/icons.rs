@@ -49,6 +49,9 @@ pub(crate) const SETS: [Set; 7] = [
     set("@iconify-json/fxemoji", "simple", "simple icon", "a simple icon"),
 ];
 
+/// The first sets, whose common things are learned most: flat, 3d, cartoon, black and white.
+pub(crate) const COMMON_SETS: usize = 4;
+
 const fn set(
     package: &'static str,
     prefix: &'static str,

@@ -21,6 +21,8 @@ pub(crate) struct Concept {
     pub(crate) family: String,
     /// Whether it is a thing that can stand beside another one.
     pub(crate) is_thing: bool,
+    /// Whether it is an animal, a plant, food, or another thing of a name in one word: what people ask for first.
+    pub(crate) is_common: bool,
     /// Whether it is a variant of another one with a tone of skin.
     pub(crate) has_tone: bool,
 }
@@ -66,6 +68,8 @@ const COMPONENTS: u32 = 2;
 const FLAGS: u32 = 9;
 /// Animals, food, travel, activities and objects.
 const THINGS: [u32; 5] = [3, 4, 5, 6, 7];
+/// Animals and plants, and food.
+const LIVING_OR_EATEN: [u32; 2] = [3, 4];
 /// A keyword of more concepts than this is a kind of thing, and no name for one.
 const SYNONYM_OF: usize = 2;
 
@@ -95,6 +99,8 @@ pub(crate) fn read(packages: &Packages) -> anyhow::Result<BTreeMap<String, Conce
             synonyms: Vec::new(),
             family: family(&record.hexcode, &name),
             is_thing: THINGS.contains(&group),
+            is_common: LIVING_OR_EATEN.contains(&group)
+                || (THINGS.contains(&group) && !name.contains(' ')),
             has_tone: false,
             name,
         };

@@ -16,7 +16,7 @@ use crate::{
     Arguments,
     captions::{self, Arrangement},
     draw::{self, Background, Place, WHITE},
-    icons::{Icon, Icons, SETS, Set, rng},
+    icons::{COMMON_SETS, Icon, Icons, SETS, Set, rng},
 };
 
 /// Pairs of icons for every icon on its own.
@@ -90,6 +90,7 @@ impl Part {
 #[derive(Debug)]
 pub(crate) struct Plan {
     train: Vec<Part>,
+    common: Vec<Part>,
     held_out: Vec<Part>,
     unseen_styles: Vec<Part>,
     pairs: Vec<Part>,
@@ -105,6 +106,7 @@ impl Plan {
         let seed = arguments.seed;
         let mut plan = Self {
             train: Vec::new(),
+            common: Vec::new(),
             held_out: Vec::new(),
             unseen_styles: Vec::new(),
             pairs: Vec::new(),
@@ -141,6 +143,9 @@ impl Plan {
             };
             match (icon.split, icon.is_unseen_style) {
                 (Split::Train, false) => {
+                    if icon.concept.is_common && icon.set < COMMON_SETS {
+                        plan.common.push(on_white.clone());
+                    }
                     plan.train.extend([on_white, coloured]);
                     plan.large_train.push(large);
                     plan.crops_train.extend(crops);
@@ -218,6 +223,7 @@ impl Plan {
         let folders = match size {
             64 => vec![
                 (Portion::Train, [&self.train[..], &self.pairs].concat()),
+                (Portion::Common, self.common.clone()),
                 (Portion::HeldOut, self.held_out.clone()),
                 (Portion::UnseenStyles, self.unseen_styles.clone()),
                 (Portion::UnseenPairs, self.unseen_pairs.clone()),

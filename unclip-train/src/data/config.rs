@@ -1,8 +1,11 @@
 //! Which data to read.
 
-use std::{num::NonZeroU32, path::PathBuf};
+use std::{fmt, num::NonZeroU32, path::PathBuf};
 
-use serde::{Deserialize, Serialize};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{MapAccess, Visitor, value::MapAccessDeserializer},
+};
 
 use super::{
     embeddings::Embeddings,
@@ -48,7 +51,7 @@ pub struct FolderConfig {
 #[serde(deny_unknown_fields)]
 pub struct ShardsConfig {
     /// Archives, folders whose archives are meant, or names with a range such as `{00000..00099}.tar`.
-    pub paths: Vec<String>,
+    pub paths: Vec<ShardPath>,
     /// The side in pixels that the central square of every picture is resized to; pictures stay as they are without
     /// one.
     #[serde(default)]
@@ -59,6 +62,75 @@ pub struct ShardsConfig {
     /// Shards that are shuffled together; 32 by default. Their lists of members are held in memory.
     #[serde(default = "shards_at_once")]
     pub shards_at_once: usize,
+}
+
+/// Where archives lie, and how often a pass over the data goes through them. In JSON `"shards"`, or
+/// `{"path": "shards", "times": 3}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum ShardPath {
+    /// Once.
+    Once(String),
+    /// Several times, each in its own place of the order: what is to be learned more than the rest.
+    Repeated(RepeatedPath),
+}
+
+/// Archives that a pass goes through several times.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RepeatedPath {
+    /// As in [`ShardsConfig::paths`].
+    pub path: String,
+    /// How often.
+    pub times: NonZeroU32,
+}
+
+impl ShardPath {
+    /// The path.
+    pub fn path(&self) -> &str {
+        match self {
+            Self::Once(path) | Self::Repeated(RepeatedPath { path, .. }) => path,
+        }
+    }
+
+    /// How often a pass goes through it.
+    pub fn times(&self) -> usize {
+        match self {
+            Self::Once(_) => 1,
+            Self::Repeated(RepeatedPath { times, .. }) => times.get() as usize,
+        }
+    }
+}
+
+impl From<String> for ShardPath {
+    fn from(path: String) -> Self {
+        Self::Once(path)
+    }
+}
+
+// Derived, it would not name a key that it does not know.
+impl<'de> Deserialize<'de> for ShardPath {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct OnceOrRepeated;
+
+        impl<'de> Visitor<'de> for OnceOrRepeated {
+            type Value = ShardPath;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("a path, or an object with `path` and `times`")
+            }
+
+            fn visit_str<E>(self, path: &str) -> Result<ShardPath, E> {
+                Ok(ShardPath::Once(path.to_owned()))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<ShardPath, A::Error> {
+                RepeatedPath::deserialize(MapAccessDeserializer::new(map)).map(ShardPath::Repeated)
+            }
+        }
+
+        deserializer.deserialize_any(OnceOrRepeated)
+    }
 }
 
 /// Rows of embeddings with a caption each, in the order of clip-retrieval: `image[i]`, `text[i]` and `captions[i]`
@@ -94,7 +166,7 @@ impl ShardsConfig {
     /// The shards at `path` (see [`paths`](Self::paths)), their pictures as they are, captions required.
     pub fn new(path: impl Into<String>) -> Self {
         Self {
-            paths: vec![path.into()],
+            paths: vec![ShardPath::Once(path.into())],
             side: None,
             captions_required: true,
             shards_at_once: shards_at_once(),
@@ -169,6 +241,16 @@ mod tests {
                 ..FolderConfig::new("a")
             }),
             DataConfig::Shards(ShardsConfig::new("icons/{000..012}.tar")),
+            DataConfig::Shards(ShardsConfig {
+                paths: vec![
+                    ShardPath::Once("all".into()),
+                    ShardPath::Repeated(RepeatedPath {
+                        path: "best".into(),
+                        times: NonZeroU32::MIN.saturating_add(2),
+                    }),
+                ],
+                ..ShardsConfig::new("")
+            }),
             DataConfig::Embeddings(EmbeddingsConfig {
                 image: vec!["i.npy".into()],
                 text: vec![],
@@ -186,6 +268,9 @@ mod tests {
             (r#"{"kind": "folder", "path": "a", "sied": 64}"#, "sied"),
             (r#"{"kind": "shards", "paths": ["a"], "shufle": 1}"#, "shufle"),
             (r#"{"kind": "embeddings", "image": [], "captions": [], "txt": []}"#, "txt"),
+            (r#"{"kind": "shards", "paths": [{"path": "a", "times": 0}]}"#, "nonzero"),
+            (r#"{"kind": "shards", "paths": [{"path": "a", "tims": 2}]}"#, "tims"),
+            (r#"{"kind": "shards", "paths": [3]}"#, "`path` and `times`"),
             (r#"{"kind": "parquet"}"#, "parquet"),
             (r#"{"kind": "folder", "path": "a", "side": 0}"#, "nonzero"),
         ] {

@@ -32,7 +32,9 @@ mod stream;
 mod tests;
 mod writer;
 
-pub use config::{DataConfig, EmbeddingsConfig, FolderConfig, ShardsConfig};
+pub use config::{
+    DataConfig, EmbeddingsConfig, FolderConfig, RepeatedPath, ShardPath, ShardsConfig,
+};
 pub use npy::write_npy;
 pub use order::Cursor;
 pub use portion::Portion;

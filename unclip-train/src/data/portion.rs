@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 pub enum Portion {
     /// What is learned from.
     Train,
+    /// The part of it that is learned most.
+    Common,
     /// Concepts that are not learned from, in any style.
     HeldOut,
     /// Concepts that are learned from, in styles in which they are not.
@@ -20,6 +22,7 @@ impl Portion {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Train => "train",
+            Self::Common => "common",
             Self::HeldOut => "held_out",
             Self::UnseenStyles => "unseen_styles",
             Self::UnseenPairs => "unseen_pairs",

@@ -12,8 +12,8 @@ use tar::Archive;
 use unclip_core::Error as CoreError;
 
 use super::{
-    Content, Fault, Sample, ShardsConfig, Skipped, folder::PICTURES, metadata::Metadata, picture,
-    stream::Records,
+    Content, Fault, Sample, ShardPath, ShardsConfig, Skipped, folder::PICTURES, metadata::Metadata,
+    picture, stream::Records,
 };
 use crate::{Error, Result};
 
@@ -51,17 +51,24 @@ struct Span {
 impl Shards {
     pub(super) fn open(config: ShardsConfig) -> Result<Self> {
         let mut paths = Vec::new();
-        for name in &config.paths {
-            for path in expand(name)? {
+        for shards in &config.paths {
+            let mut own = Vec::new();
+            for path in expand(shards.path())? {
                 match path.is_dir() {
-                    true => paths.extend(archives(&path)?),
-                    false => paths.push(path),
+                    true => own.extend(archives(&path)?),
+                    false => own.push(path),
                 }
             }
+            for _ in 0..shards.times() {
+                paths.extend_from_slice(&own);
+            }
         }
+        let names = || -> PathBuf {
+            config.paths.iter().map(ShardPath::path).collect::<Vec<_>>().join(", ").into()
+        };
         let expected = "tar archives, or folders of them";
         if paths.is_empty() {
-            let (path, found) = (PathBuf::from(config.paths.join(", ")), "none".to_owned());
+            let (path, found) = (names(), "none".to_owned());
             return Err(Error::NoSamples { path, found, expected });
         }
         let mut members = false;
@@ -70,7 +77,7 @@ impl Shards {
         }
         if !members {
             let found = format!("{} empty archives", paths.len());
-            let path = PathBuf::from(config.paths.join(", "));
+            let path = names();
             return Err(Error::NoSamples { path, found, expected: "archives with members" });
         }
         Ok(Self { config, paths, open: HashMap::new() })

@@ -238,6 +238,36 @@ fn a_list_names_pictures_and_describes_them() {
 }
 
 #[test]
+fn shards_may_be_gone_through_several_times_a_pass() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let (all, best) = (dir.path().join("all"), dir.path().join("best"));
+    write_shards(&all, 6, 4);
+    write_shards(&best, 2, 4);
+    let paths = |times: u32| {
+        let path = |folder: &Path| folder.display().to_string();
+        let times = NonZeroU32::new(times).expect("more than none");
+        let repeated = RepeatedPath { path: path(&best), times };
+        let paths = vec![ShardPath::Once(path(&all)), ShardPath::Repeated(repeated)];
+        DataConfig::Shards(ShardsConfig { paths, ..ShardsConfig::new("") })
+    };
+    let mut source = paths(3).open(5, 0, 1).expect("there are samples");
+    for pass in 0..2 {
+        let mut found = keys(source.as_mut(), 12);
+        assert_eq!(source.cursor().epoch(), pass, "twelve samples are a pass");
+        found.sort();
+        let expected: Vec<String> = [[0; 4], [1; 4], [2, 3, 4, 5]]
+            .concat()
+            .into_iter()
+            .map(|number| format!("{number:06}"))
+            .collect();
+        assert_eq!(found, expected);
+    }
+    // A position in one is no position in the other.
+    let error = paths(2).open(5, 0, 1).expect("there are samples").seek(&source.cursor());
+    assert!(matches!(error, Err(Error::ForeignCursor { .. })), "{error:?}");
+}
+
+#[test]
 fn shards_of_other_tools_are_read_and_damage_is_named() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let path = dir.path().join("a.tar");

@@ -14,7 +14,7 @@ use unclip_prior::PriorConfig;
 use unclip_testkit::device;
 use unclip_train::{
     RunConfig, StageConfig, TokenizerConfig,
-    data::{Content, DataConfig, Portion, Sample, ShardWriter},
+    data::{Content, DataConfig, Portion, Sample, ShardPath, ShardWriter},
 };
 use unclip_upsample::UpsamplerConfig;
 
@@ -96,7 +96,7 @@ fn the_data_lie_where_the_configurations_look_for_them() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     // As `prepare_icons` writes them.
     for size in [64, 256, 1024] {
-        for portion in [Portion::Train, Portion::HeldOut] {
+        for portion in [Portion::Train, Portion::Common, Portion::HeldOut] {
             let dir = portion.folder(folder.path().join("data/icons"), size);
             let mut writer = ShardWriter::create(dir, 1).expect("a new folder");
             let side = size.min(256);
@@ -115,7 +115,7 @@ fn the_data_lie_where_the_configurations_look_for_them() {
     for (path, config) in configs() {
         let DataConfig::Shards(mut shards) = config.data else { panic!("{}", path.display()) };
         for data in &mut shards.paths {
-            *data = folder.path().join(&data).display().to_string();
+            *data = ShardPath::Once(folder.path().join(data.path()).display().to_string());
         }
         let mut source = DataConfig::Shards(shards).open_once().expect("there are samples");
         let mut keys = Vec::new();
@@ -125,6 +125,7 @@ fn the_data_lie_where_the_configurations_look_for_them() {
         keys.sort();
         let expected: &[&str] = match config.stage {
             StageConfig::Upsampler(_) => &["train-1024", "train-256"],
+            StageConfig::Decoder(_) => &["common-64", "train-64"],
             _ => &["train-64"],
         };
         assert_eq!(keys, expected, "{}", path.display());

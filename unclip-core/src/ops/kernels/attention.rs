@@ -13,7 +13,7 @@ use unclip_kernels::attention::{
 use super::{
     Value, activations, contiguous, path, permute,
     record::{Operation, reach, record},
-    rounded, tensor, typed, values,
+    tensor, typed, values,
 };
 
 /// `softmax(scale · q kᵀ + bias) v`; the shapes are those of [`ops::attention`](crate::ops::attention).
@@ -48,10 +48,9 @@ pub(in crate::ops) fn attention(
     let shape = AttentionShape { batch, heads, queries, keys, width };
     let read = Read { shape, query, key, value, bias, scale };
     let mut log_sums = vec![0.0; batch * heads * queries];
-    let products = if dtype == DType::BF16 { Products::Bf16 } else { Products::F32 };
     let out = typed!(dtype, E => {
         let mut out = bytemuck::zeroed_vec::<E>(batch * queries * heads * width);
-        kernels::attention(path(), &read.view::<E>(), products, &mut out, Some(&mut log_sums));
+        kernels::attention(path(), &read.view::<E>(), products(dtype), &mut out, Some(&mut log_sums));
         tensor(out, [batch, queries, heads, width])
     });
     let heads_first = permute(out.clone(), &[0, 2, 1, 3]);
@@ -60,6 +59,11 @@ pub(in crate::ops) fn attention(
         out,
         log_sums: log_sums.into(),
     }))
+}
+
+/// How factors of type `dtype` are multiplied.
+fn products(dtype: DType) -> Products {
+    if dtype == DType::BF16 { Products::Bf16 } else { Products::F32 }
 }
 
 /// What an attention read.
@@ -101,24 +105,25 @@ impl Operation<3> for Attended {
         let AttentionShape { batch, heads, queries, keys, width } = self.read.shape;
         let gradient = contiguous(permute(gradient, &[0, 2, 1, 3]));
         let dtype = self.out.dtype();
-        let found = typed!(dtype, E => kernels::attention_backward(
-            path(),
-            &self.read.view::<E>(),
-            values(&self.out),
-            &self.log_sums,
-            values(&gradient),
-        ));
-        let [query, key, value] = wanted;
-        let give = |wanted: bool, values: Vec<f32>, rows: usize| {
-            wanted.then(|| {
-                permute(rounded(values, dtype, [batch, rows, heads, width]), &[0, 2, 1, 3])
-            })
-        };
-        [
-            give(query, found.query, queries),
-            give(key, found.key, keys),
-            give(value, found.value, keys),
-        ]
+        typed!(dtype, E => {
+            let found = kernels::attention_backward(
+                path(),
+                &self.read.view::<E>(),
+                products(dtype),
+                values(&self.out),
+                &self.log_sums,
+                values(&gradient),
+            );
+            let [query, key, value] = wanted;
+            let give = |wanted: bool, values: Vec<E>, rows: usize| {
+                wanted.then(|| permute(tensor(values, [batch, rows, heads, width]), &[0, 2, 1, 3]))
+            };
+            [
+                give(query, found.query, queries),
+                give(key, found.key, keys),
+                give(value, found.value, keys),
+            ]
+        })
     }
 }
 

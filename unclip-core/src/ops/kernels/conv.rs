@@ -1,6 +1,9 @@
 //! Convolution.
 
-use burn::{backend::flex::FlexTensor, tensor::Tensor};
+use burn::{
+    backend::flex::FlexTensor,
+    tensor::{Tensor, activation::relu},
+};
 use unclip_kernels::{
     self as kernels, Conv, Epilogue, Input, Resample, Size, norm,
     picture::{avg_pool_2x2, upsample_nearest_2x},
@@ -11,7 +14,7 @@ use super::{
     linear::Layer,
     norm::pixels,
     path,
-    record::{Operation, record},
+    record::{Operand, Operation, record},
     rounded, typed,
 };
 use crate::ops::{self, ConvInput, Convolution};
@@ -63,8 +66,23 @@ pub(in crate::ops) fn conv2d(
         );
     }
     let operation = Convolved { conv, x, affine, silu: input.silu, layer, bias, added };
+    let [scale, shift] = match &operation.affine {
+        Some([scale, shift]) => [Some(&scale.operand), Some(&shift.operand)],
+        None => [None, None],
+    };
+    let operands = [
+        Some(&x_operand),
+        scale,
+        shift,
+        operation.layer.operand(),
+        operation.bias.as_ref().map(|bias| &bias.operand),
+        operation.added.as_ref().map(|added| &added.operand),
+        residual_operand.as_ref(),
+    ];
+    // What is set to zero has no gradient, which in a graph a step of its own says.
+    let in_graph = operands.into_iter().flatten().any(Operand::is_in_graph);
     let out = typed!(dtype, E => {
-        let mut epilogue = Epilogue::<E>::new();
+        let mut epilogue = Epilogue::<E>::new().rectified(input.rectified && !in_graph);
         if let Some(bias) = &operation.bias {
             epilogue = epilogue.bias(bias.values());
         }
@@ -79,20 +97,8 @@ pub(in crate::ops) fn conv2d(
         conv.forward(path(), &packed.0, operation.input::<E>(), epilogue, &mut out);
         Picture::from_values(out, size, channels_out)
     });
-    let [scale, shift] = match &operation.affine {
-        Some([scale, shift]) => [Some(&scale.operand), Some(&shift.operand)],
-        None => [None, None],
-    };
-    let operands = [
-        Some(&x_operand),
-        scale,
-        shift,
-        operation.layer.operand(),
-        operation.bias.as_ref().map(|bias| &bias.operand),
-        operation.added.as_ref().map(|added| &added.operand),
-        residual_operand.as_ref(),
-    ];
-    Some(record(operands, out.into_tensor(), || operation.clone()))
+    let out = record(operands, out.into_tensor(), || operation.clone());
+    Some(if input.rectified && in_graph { relu(out) } else { out })
 }
 
 /// A convolution with what it read.

@@ -20,7 +20,7 @@ pub(super) use attention::attention;
 pub(super) use conv::conv2d;
 pub(super) use linear::{activate, linear};
 pub(super) use norm::{apply, group_norm_affine, layer_norm};
-pub(super) use picture::{add, avg_pool_2x2, join_channels, upsample_nearest_2x};
+pub(super) use picture::{add, avg_pool_2x2, join_channels, max_pool_3x3, upsample_nearest_2x};
 
 use burn::{
     backend::flex::FlexTensor,

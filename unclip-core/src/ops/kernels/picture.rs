@@ -1,6 +1,9 @@
 //! What moves whole pixels.
 
-use burn::{backend::flex::FlexTensor, tensor::Tensor};
+use burn::{
+    backend::{Flex, flex::FlexTensor},
+    tensor::{Float, Tensor},
+};
 use unclip_kernels::{Size, picture as kernels};
 
 use super::{
@@ -27,6 +30,23 @@ pub(in crate::ops) fn upsample_nearest_2x(x: &Tensor<4>) -> Option<Tensor<4>> {
     let large = Size::new(x.size.batch, 2 * x.size.height, 2 * x.size.width);
     let resampled = Resampled { small: x.size, large, channels: x.channels, halved: false };
     Some(record([Some(&operand)], resampled.double(&x).into_tensor(), || resampled))
+}
+
+/// The largest value of each window of 3 × 3, stride 2. No gradients: the networks that have maxima are not trained here.
+pub(in crate::ops) fn max_pool_3x3(x: &Tensor<4>) -> Option<Tensor<4>> {
+    let operand = activations(x)?;
+    if operand.is_in_graph() {
+        return None;
+    }
+    let x = Picture::new(operand.tensor.clone());
+    let [height, width] = [x.size.height, x.size.width].map(|side| kernels::windows(side, 3, 2));
+    let small = Size::new(x.size.batch, height, width);
+    let out = typed!(x.dtype(), E => {
+        let mut out = bytemuck::zeroed_vec::<E>(small.pixels() * x.channels);
+        kernels::max_pool::<E>(path(), x.values(), x.size, x.channels, (3, 2), &mut out);
+        Picture::from_values(out, small, x.channels)
+    });
+    Some(Tensor::<4, Float>::from_primitive::<Flex>(out.into_tensor()))
 }
 
 /// A change of resolution.

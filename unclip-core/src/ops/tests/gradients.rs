@@ -291,6 +291,23 @@ fn come_from_the_kernels() {
     assert!(x.grad(&out.sum().backward()).is_some(), "no gradient");
 }
 
+#[test]
+fn stop_where_the_output_is_set_to_zero() {
+    let (value, values) = (random([5, 3, 3, 3]), random([2, 3, 4, 4]));
+    let gradient = |run: fn(&Convolution<'_>, ConvInput) -> Tensor<4>| {
+        let weight = Weight::from(Param::initialized(ParamId::new(), leaf(&value)));
+        let convolution = Convolution { weight: &weight, bias: None, stride: 1, padding: 1 };
+        let x = leaf(&values);
+        let out = run(&convolution, ConvInput::new(x.clone()));
+        x.grad(&backward(out)).expect("a gradient")
+    };
+    let fused = gradient(|convolution, input| convolution.apply(input.rectify()));
+    let apart = gradient(|convolution, input| activation::relu(convolution.apply(input)));
+    let whole = gradient(|convolution, input| convolution.apply(input));
+    assert_eq!(worst(fused.clone(), apart), 0.0);
+    assert!(worst(fused, whole) > 0.1, "nothing was set to zero");
+}
+
 /// Products of 16 bits, sums of 32: the gradient of a weight that many pixels share does not stop growing.
 #[test]
 fn in_sixteen_bits_have_sums_of_thirty_two() {

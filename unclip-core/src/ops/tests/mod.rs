@@ -4,7 +4,7 @@ use burn::{
     module::Param,
     tensor::{
         DType, Device, Distribution, FloatDType, Tensor, activation, module,
-        ops::{AvgPoolOptions, ConvOptions, InterpolateMode, InterpolateOptions},
+        ops::{AvgPoolOptions, ConvOptions, InterpolateMode, InterpolateOptions, MaxPoolOptions},
     },
 };
 use proptest::prelude::*;
@@ -34,7 +34,7 @@ proptest! {
         (batch, channels_in, channels_out) in (1usize..4, 1usize..40, 1usize..40),
         (height, width) in (2usize..9, 2usize..9),
         (kernel, stride) in (prop_oneof![Just(1usize), Just(3)], 1usize..3),
-        (normalised, resampled) in (any::<bool>(), 0usize..3),
+        (normalised, resampled, rectified) in (any::<bool>(), 0usize..3, any::<bool>()),
     ) {
         let x = random([batch, channels_in, height, width]);
         let bias = Param::from_tensor(random([channels_out]));
@@ -65,8 +65,30 @@ proptest! {
         let added = random([batch, channels_out]);
         let residual = random(expected.dims());
         expected = expected + each(added.clone()) + residual.clone();
-        let found = convolution.apply(input.add_each(added).residual(residual));
+        input = input.add_each(added).residual(residual);
+        if rectified {
+            input = input.rectify();
+            expected = activation::relu(expected);
+        }
+        let found = convolution.apply(input);
         prop_assert!(worst(found, expected) < 1e-4);
+    }
+
+    #[test]
+    fn maxima_are_burns_beyond_even_sides(
+        (batch, channels) in (1usize..3, 1usize..40),
+        (height, width) in (3usize..12, 3usize..12),
+    ) {
+        let x = random([batch, channels, height, width]);
+        let options = MaxPoolOptions::new([3, 3]).with_stride([2, 2]).with_ceil_mode(true);
+        let expected = module::max_pool2d(x.clone(), options);
+        prop_assert_eq!(expected.dims(), [batch, channels, height / 2, width / 2]);
+        prop_assert_eq!(worst(max_pool_3x3(x.clone()), expected.clone()), 0.0);
+        // Where there are gradients, Burn's own operation gives them.
+        let x = Tensor::<4>::from_data(x.to_data(), &Device::flex().autodiff()).require_grad();
+        let recorded = max_pool_3x3(x.clone());
+        prop_assert_eq!(worst(recorded.clone().inner(), expected), 0.0);
+        prop_assert!(x.grad(&recorded.sum().backward()).is_some());
     }
 
     #[test]
