@@ -66,11 +66,14 @@ struct Arguments {
 }
 
 fn main() -> anyhow::Result<()> {
-    keep_freed_memory();
     tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
         .init();
     let arguments = Arguments::parse();
+    if arguments.model.is_none() {
+        // The model that comes with the library is small.
+        keep_freed_memory();
+    }
     let mut builder = Pipeline::builder().device(&arguments.device)?.precision(arguments.precision);
     if let Some(model) = &arguments.model {
         builder = builder.model_dir(model);

@@ -12,9 +12,7 @@ use std::{path::PathBuf, time::Instant};
 use anyhow::Context;
 use clap::{Parser, ValueEnum};
 use serde_json::json;
-use unclip::{
-    GenerateRequest, Offload, Pipeline, Precision, Stage, WeightPrecision, keep_freed_memory,
-};
+use unclip::{GenerateRequest, Offload, Pipeline, Precision, Stage, WeightPrecision};
 
 /// Measures one request.
 #[derive(Debug, Parser)]
@@ -56,7 +54,6 @@ enum Weights {
 }
 
 fn main() -> anyhow::Result<()> {
-    keep_freed_memory();
     let arguments = Arguments::parse();
     let start = Instant::now();
     let mut builder = Pipeline::builder()

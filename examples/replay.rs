@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::Parser;
-use unclip::{PictureMetadata, Pipeline, Replay, keep_freed_memory};
+use unclip::{PictureMetadata, Pipeline, Replay};
 
 /// Paints a picture again from the request that is written inside it.
 #[derive(Debug, Parser)]
@@ -26,7 +26,6 @@ struct Arguments {
 }
 
 fn main() -> anyhow::Result<()> {
-    keep_freed_memory();
     let arguments = Arguments::parse();
     let metadata = PictureMetadata::read(&arguments.picture)
         .with_context(|| format!("reading {}", arguments.picture.display()))?;

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::Parser;
-use unclip::{Painting, Pipeline, StageSettings, core::image::load_rgb, keep_freed_memory};
+use unclip::{Painting, Pipeline, StageSettings, core::image::load_rgb};
 
 /// Enlarges pictures with a model's upsamplers.
 #[derive(Debug, Parser)]
@@ -36,7 +36,6 @@ struct Arguments {
 }
 
 fn main() -> anyhow::Result<()> {
-    keep_freed_memory();
     let arguments = Arguments::parse();
     let pipeline = Pipeline::builder()
         .model_dir(&arguments.model)

@@ -6,7 +6,7 @@ use std::{ops::ControlFlow, path::PathBuf};
 
 use anyhow::Context;
 use clap::Parser;
-use unclip::{Pipeline, VariationRequest, core::image::load_rgb, keep_freed_memory};
+use unclip::{Pipeline, VariationRequest, core::image::load_rgb};
 
 /// Paints variations of pictures.
 #[derive(Debug, Parser)]
@@ -38,7 +38,6 @@ struct Arguments {
 }
 
 fn main() -> anyhow::Result<()> {
-    keep_freed_memory();
     let arguments = Arguments::parse();
     let mut builder = Pipeline::builder().model_dir(&arguments.model).device(&arguments.device)?;
     if let Some(dir) = &arguments.image_encoder {

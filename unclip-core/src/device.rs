@@ -66,7 +66,8 @@ pub fn device(name: &str) -> Result<Device> {
 /// glibc, in a build that computes on the processor.
 ///
 /// For the first line of a program's `main`: denoising allocates the same tensors step after step, and a program that gives
-/// large ones back each time spends up to a fifth of its time on pages. See `unclip_kernels::memory`.
+/// large ones back each time spends up to a fifth of its time on pages. For training and small models: a large model's peak
+/// of memory grows by a third. See `unclip_kernels::memory`.
 pub fn keep_freed_memory() -> bool {
     #[cfg(feature = "flex")]
     return unclip_kernels::memory::keep_freed();

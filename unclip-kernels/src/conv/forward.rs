@@ -9,7 +9,7 @@
 use super::{
     Geometry,
     arithmetic::Arithmetic,
-    plan::{Plan, Problem, Task, run_len},
+    plan::{Plan, Problem, Task, run_len, slice_steps},
 };
 use crate::{
     cpu::Path,
@@ -63,6 +63,13 @@ struct RowTile {
     rows: Rows,
 }
 
+impl RowTile {
+    /// How many rows there are up to the last that is a pixel of the output.
+    fn len(&self) -> usize {
+        self.rows.pixels.iter().rposition(Option::is_some).map_or(0, |last| last + 1)
+    }
+}
+
 /// One task and all it refers to.
 struct Job<'a, A: Arithmetic, T, U> {
     path: Path,
@@ -90,48 +97,68 @@ impl<A: Arithmetic, T: Element, U: Element> Job<'_, A, T, U> {
         let steps = A::steps(self.weights.kernel, self.weights.depth, region.columns);
         let row_tiles = self.row_tiles(region.rows, region.columns, pixel);
         let unit = Unit::new(self.path);
-        let blocks = steps.len().div_ceil(A::STEPS);
-        let kept = if blocks > 1 { row_tiles.len().div_ceil(2) } else { 1 };
-        let sums = scratch::tiles(&mut scratch.sums, kept * 2 * A::WIDTH);
+        // Sums are set aside between blocks of steps: those of one group of panels, which are then done, or, where the staged
+        // input is met in slices, those of all groups, which then meet the next slice.
+        let slice = slice_steps::<A>(self.weights.kernel, region.len(1), self.weights.depth);
+        let block_steps = slice.unwrap_or(A::STEPS);
+        let blocks = steps.len().div_ceil(block_steps);
+        let groups = panels.len().div_ceil(A::WIDTH);
+        let pairs = row_tiles.len().div_ceil(2);
+        let kept = if blocks > 1 { pairs } else { 1 };
+        let kept_groups = if slice.is_some() && blocks > 1 { groups } else { 1 };
+        let sums = scratch::tiles(&mut scratch.sums, kept_groups * kept * 2 * A::WIDTH);
+        let panel_len = self.weights.panel_len();
 
-        for first in panels.clone().step_by(A::WIDTH) {
+        for turn in 0..groups * blocks {
+            let (group, block) = match slice {
+                Some(_) => (turn % groups, turn / groups),
+                None => (turn / blocks, turn % blocks),
+            };
+            let first = panels.start + group * A::WIDTH;
             let width = A::WIDTH.min(panels.end - first);
-            let mut packed = &self.weights.values[first * self.weights.panel_len()..];
-            let mut after = A::WIDTH * self.weights.panel_len();
-            for (block, steps) in steps.chunks(A::STEPS).enumerate() {
-                let panel_len = self.weights.panel_len();
-                let (values, panel_stride) =
-                    A::prepare(self.path, packed, panel_len, width, steps, &mut scratch.gradient);
-                for (index, pair) in row_tiles.chunks(2).enumerate() {
-                    let sums = &mut sums[index % kept * 2 * width..][..2 * width];
-                    let last = pair.len() - 1;
-                    // Behind this block's values come the next block's, or those of the next panels.
-                    let next = if block + 1 < blocks { depth(steps) * TILE } else { after };
-                    let ahead = next + index * depth(steps) * TILE / 8;
-                    let operands = Block {
-                        staged: Staged {
-                            values: staged,
-                            starts: [pair[0].start, pair[last].start],
-                            row_stride,
-                            depth_stride: 1,
-                        },
-                        panels: Panels { values, panel_stride, depth_stride: TILE, ahead },
-                        steps,
-                        sums,
-                        fresh: block == 0,
-                    };
-                    A::multiply(&unit, operands, self.weights.depth);
-                    if block + 1 == blocks {
-                        for (row_tile, sums) in pair.iter().zip(sums.chunks(width)) {
-                            // SAFETY: the tasks of a plan share no pixel and channel, and this task writes each once.
-                            unsafe {
-                                self.output.write(self.path, sums, &row_tile.rows, first * TILE);
-                            }
+            let (before, own) = steps.split_at(block * block_steps);
+            let steps = &own[..block_steps.min(own.len())];
+            let done = depth(before) * TILE;
+            let packed = &self.weights.values[first * panel_len + done..];
+            // Behind this block's values come the next block's, or those of the next panels.
+            let next = match slice {
+                None if block + 1 < blocks => depth(steps) * TILE,
+                None => A::WIDTH * panel_len - done,
+                Some(_) => A::WIDTH * panel_len,
+            };
+            let (values, panel_stride) =
+                A::prepare(self.path, packed, panel_len, width, steps, &mut scratch.gradient);
+            for (index, pair) in row_tiles.chunks(2).enumerate() {
+                let at = (group % kept_groups * kept + index % kept) * 2 * A::WIDTH;
+                let sums = &mut sums[at..at + 2 * width];
+                let last = pair.len() - 1;
+                let operands = Block {
+                    staged: Staged {
+                        values: staged,
+                        starts: [pair[0].start, pair[last].start],
+                        row_stride,
+                        depth_stride: 1,
+                        rows: last * TILE + pair[last].len(),
+                    },
+                    panels: Panels {
+                        values,
+                        panel_stride,
+                        depth_stride: TILE,
+                        ahead: next + index * depth(steps) * TILE / 8,
+                    },
+                    steps,
+                    sums,
+                    fresh: block == 0,
+                };
+                A::multiply(&unit, operands, self.weights.depth);
+                if block + 1 == blocks {
+                    for (row_tile, sums) in pair.iter().zip(sums.chunks(width)) {
+                        // SAFETY: the tasks of a plan share no pixel and channel, and this task writes each once.
+                        unsafe {
+                            self.output.write(self.path, sums, &row_tile.rows, first * TILE);
                         }
                     }
                 }
-                packed = &packed[depth(steps) * TILE..];
-                after -= depth(steps) * TILE;
             }
         }
     }

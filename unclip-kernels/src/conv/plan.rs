@@ -96,7 +96,9 @@ impl Plan {
         let row_tiles = row_tiles(self.tile, problem) as f64;
         let products = row_tiles * panels * steps * A::CYCLES;
         let staged = staged_values::<A>(self.tile, problem);
-        let products = if staged * size_of::<A::Staged>() > CROWDED.0 {
+        let is_sliced =
+            || slice_steps::<A>(problem.kernel, self.tile.pixels(), problem.depth).is_some();
+        let products = if staged * size_of::<A::Staged>() > CROWDED.0 && !is_sliced() {
             products * CROWDED.1
         } else {
             products
@@ -150,6 +152,25 @@ fn images<A: Arithmetic>(problem: &Problem) -> Vec<usize> {
     let most = (STAGED_BYTES / one.max(1)).clamp(1, batch.max(1));
     let parts = batch.div_ceil(most).max(1);
     (parts..parts + 8).map(|parts| batch.div_ceil(parts).max(1)).collect()
+}
+
+/// The steps along the depth after which all panels have met a slice of the staged input and the next slice follows: for
+/// linear layers of a few rows, such as the prior's, whose input does not stay in the second-level cache as a whole. None where
+/// it does, where windows have more than one pixel, and where rows are so many that a slice would be thin.
+pub(crate) fn slice_steps<A: Arithmetic>(
+    kernel: [usize; 2],
+    pixels: usize,
+    depth: usize,
+) -> Option<usize> {
+    const THIN: usize = 16;
+    let bytes = pixels * A::pixel(depth) * size_of::<A::Staged>();
+    let steps = depth.div_ceil(CHUNK);
+    if kernel != [1, 1] || bytes <= CROWDED.0 || pixels == 0 {
+        return None;
+    }
+    let most = (CROWDED.0 * steps / bytes).min(A::STEPS);
+    // Slices of about equal depth.
+    (most >= THIN).then(|| steps.div_ceil(steps.div_ceil(most)))
 }
 
 /// Values that a tile stages.

@@ -163,6 +163,7 @@ impl<T: Element, U: Element> Job<'_, T, U> {
                                 starts: starts.map(|tile| tile * TILE * operands.row_stride),
                                 row_stride: operands.row_stride,
                                 depth_stride: operands.depth_stride,
+                                rows: 2 * TILE,
                             },
                             panels: Panels {
                                 values: &operands.gradient[first * operands.panel_stride..],

@@ -83,10 +83,24 @@ unsafe fn f32_panels<const PANELS: usize>(block: Block<'_, f32>) {
     for (half, start) in staged.starts.into_iter().enumerate() {
         let tiles = &mut tiles[half * PANELS..][..PANELS];
         for first in [0, ROWS] {
+            if half * TILE + first >= staged.rows {
+                break;
+            }
             let mut sums = load::<PANELS>(tiles, first, fresh);
             let rows = staged.values.as_ptr().wrapping_add(start + first * staged.row_stride);
             let mut packed = panels.values.as_ptr();
+            let mut ahead = packed.wrapping_add(panels.ahead);
             for step in steps {
+                if half == 0 && first == 0 {
+                    for _ in 0..step.len / 8 {
+                        for panel in 0..PANELS {
+                            let next = ahead.wrapping_add(panel * panels.panel_stride);
+                            // A hint, which any address may be given to.
+                            _mm_prefetch::<_MM_HINT_T1>(next.cast());
+                        }
+                        ahead = ahead.wrapping_add(TILE);
+                    }
+                }
                 let mut value = rows.wrapping_add(step.offset);
                 for _ in 0..step.len {
                     // SAFETY: `Block::check` compared the last panel's last row and the last row's last value of every
@@ -121,6 +135,9 @@ unsafe fn bf16_panels<const PANELS: usize>(block: Block<'_, bf16>) {
     for (half, start) in staged.starts.into_iter().enumerate() {
         let tiles = &mut tiles[half * PANELS..][..PANELS];
         for first in [0, ROWS] {
+            if half * TILE + first >= staged.rows {
+                break;
+            }
             let mut sums = load::<PANELS>(tiles, first, fresh);
             let rows = staged.values.as_ptr().wrapping_add(start + first * staged.row_stride);
             let mut packed = panels.values.as_ptr();

@@ -59,6 +59,8 @@ pub(crate) struct Staged<'a, S> {
     pub(crate) row_stride: usize,
     /// Distance from one value along the depth to the next; 1 for bf16.
     pub(crate) depth_stride: usize,
+    /// Rows whose sums are wanted, from the first on; those of others may or may not be computed.
+    pub(crate) rows: usize,
 }
 
 /// The packed operand of a [`Block`].
@@ -105,7 +107,7 @@ impl<S: Compute> Block<'_, S> {
             S::WIDTH,
             self.sums.len()
         );
-        let Staged { values, starts, row_stride, depth_stride } = self.staged;
+        let Staged { values, starts, row_stride, depth_stride, .. } = self.staged;
         let mut depth = 0;
         let mut reach = 0;
         for step in self.steps {
@@ -250,7 +252,13 @@ mod tests {
         let mut sums = vec![CTile::ZERO; tiles];
         for path in Path::available() {
             let block = Block {
-                staged: Staged { values: &staged, starts: [0, 64], row_stride, depth_stride: 1 },
+                staged: Staged {
+                    values: &staged,
+                    starts: [0, 64],
+                    row_stride,
+                    depth_stride: 1,
+                    rows: 2 * TILE,
+                },
                 panels: Panels {
                     values: &panels,
                     panel_stride: 4 * TILE,

@@ -43,14 +43,18 @@ fn multiply_add<const FUSED: bool>(a: f32, b: f32, sum: f32) -> f32 {
 fn for_each_quad(
     tiles: &mut [CTile],
     width: usize,
+    rows: usize,
     fresh: bool,
     mut body: impl FnMut(usize, usize, usize, &mut [[f32; TILE]; ROWS]),
 ) {
     for (index, tile) in tiles.iter_mut().enumerate() {
-        for (quad, rows) in tile.0.as_chunks_mut::<ROWS>().0.iter_mut().enumerate() {
-            let mut sums = if fresh { [[0.0; TILE]; ROWS] } else { *rows };
+        for (quad, held) in tile.0.as_chunks_mut::<ROWS>().0.iter_mut().enumerate() {
+            if index / width * TILE + quad * ROWS >= rows {
+                break;
+            }
+            let mut sums = if fresh { [[0.0; TILE]; ROWS] } else { *held };
             body(index / width, index % width, quad * ROWS, &mut sums);
-            *rows = sums;
+            *held = sums;
         }
     }
 }
@@ -59,7 +63,7 @@ fn for_each_quad(
 fn f32_block<const FUSED: bool>(block: Block<'_, f32>) {
     let width = block.width();
     let Block { staged, panels, steps, sums, fresh } = block;
-    for_each_quad(sums, width, fresh, |half, panel, first, sums| {
+    for_each_quad(sums, width, staged.rows, fresh, |half, panel, first, sums| {
         let start = staged.starts[half] + first * staged.row_stride;
         let mut packed = panel * panels.panel_stride;
         for step in steps {
@@ -84,7 +88,7 @@ fn f32_block<const FUSED: bool>(block: Block<'_, f32>) {
 fn bf16_block<const FUSED: bool>(block: Block<'_, bf16>) {
     let width = block.width();
     let Block { staged, panels, steps, sums, fresh } = block;
-    for_each_quad(sums, width, fresh, |half, panel, first, sums| {
+    for_each_quad(sums, width, staged.rows, fresh, |half, panel, first, sums| {
         let start = staged.starts[half] + first * staged.row_stride;
         let mut packed = panel * panels.panel_stride;
         for step in steps {

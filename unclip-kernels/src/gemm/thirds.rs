@@ -299,7 +299,13 @@ mod tests {
         let (staged, panels) = (vec![bf16::ONE; staged], vec![bf16::ONE; panels]);
         let mut sums = vec![CTile::ZERO; tiles];
         let block = Block {
-            staged: Staged { values: &staged, starts: [0, 96], row_stride: 96, depth_stride: 1 },
+            staged: Staged {
+                values: &staged,
+                starts: [0, 96],
+                row_stride: 96,
+                depth_stride: 1,
+                rows: 2 * TILE,
+            },
             panels: Panels { values: &panels, panel_stride: STEP, depth_stride: TILE, ahead: 0 },
             steps: &[Step { offset: 0, len: CHUNK }],
             sums: &mut sums,
