@@ -21,7 +21,7 @@ pub(crate) struct Concept {
     pub(crate) family: String,
     /// Whether it is a thing that can stand beside another one.
     pub(crate) is_thing: bool,
-    /// Whether it is an animal, a plant, food, or another thing of a name in one word: what people ask for first.
+    /// Whether it is one of the [`COMMON`] things.
     pub(crate) is_common: bool,
     /// Whether it is a variant of another one with a tone of skin.
     pub(crate) has_tone: bool,
@@ -68,8 +68,59 @@ const COMPONENTS: u32 = 2;
 const FLAGS: u32 = 9;
 /// Animals, food, travel, activities and objects.
 const THINGS: [u32; 5] = [3, 4, 5, 6, 7];
-/// Animals and plants, and food.
-const LIVING_OR_EATEN: [u32; 2] = [3, 4];
+/// What people ask for first: what a decoder of few steps is to draw so that it is recognised.
+const COMMON: [&str; 50] = [
+    "airplane",
+    "automobile",
+    "balloon",
+    "bear",
+    "bell",
+    "books",
+    "bus",
+    "butterfly",
+    "cactus",
+    "carrot",
+    "cat",
+    "cherries",
+    "cloud",
+    "cow",
+    "crescent moon",
+    "crown",
+    "dog",
+    "doughnut",
+    "duck",
+    "elephant",
+    "evergreen tree",
+    "fish",
+    "grapes",
+    "honeybee",
+    "house",
+    "key",
+    "light bulb",
+    "lion",
+    "mushroom",
+    "musical keyboard",
+    "octopus",
+    "owl",
+    "penguin",
+    "pig",
+    "pineapple",
+    "pizza",
+    "rabbit",
+    "rainbow",
+    "red apple",
+    "rose",
+    "sailboat",
+    "snowman",
+    "soccer ball",
+    "star",
+    "strawberry",
+    "sun",
+    "sunflower",
+    "turtle",
+    "umbrella",
+    "watermelon",
+];
 /// A keyword of more concepts than this is a kind of thing, and no name for one.
 const SYNONYM_OF: usize = 2;
 
@@ -99,8 +150,7 @@ pub(crate) fn read(packages: &Packages) -> anyhow::Result<BTreeMap<String, Conce
             synonyms: Vec::new(),
             family: family(&record.hexcode, &name),
             is_thing: THINGS.contains(&group),
-            is_common: LIVING_OR_EATEN.contains(&group)
-                || (THINGS.contains(&group) && !name.contains(' ')),
+            is_common: COMMON.contains(&name.as_str()),
             has_tone: false,
             name,
         };
