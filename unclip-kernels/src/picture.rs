@@ -90,13 +90,10 @@ pub fn max_pool<E: Element>(
         let line = |row: usize| &x[start + row * width * channels..][..width * channels];
         for (column, out) in out.chunks_exact_mut(channels).enumerate() {
             let columns = column * stride..(column * stride + side).min(width);
-            for (number, row) in rows.clone().enumerate() {
+            out.copy_from_slice(&line(rows.start)[columns.start * channels..][..channels]);
+            for row in rows.clone() {
                 let pixels = &line(row)[columns.start * channels..columns.end * channels];
-                let mut pixels = pixels.chunks_exact(channels);
-                if number == 0 {
-                    out.copy_from_slice(pixels.next().expect("a window begins inside"));
-                }
-                pixels.for_each(|pixel| keep_largest(path, pixel, out));
+                pixels.chunks_exact(channels).for_each(|pixel| keep_largest(path, pixel, out));
             }
         }
     });

@@ -14,7 +14,6 @@ use super::{
 };
 use crate::{
     amx::Tiles,
-    cpu::Path,
     element::Element,
     math::exp,
     vector::{self, Vector as _},
@@ -26,12 +25,8 @@ const QUERIES: usize = 32;
 const CHUNK: usize = 256;
 
 /// Attends in one head: `write` gets each query's output.
-///
-/// # Panics
-///
-/// When the path has no tiles.
 pub(super) fn head<E: Element>(
-    path: Path,
+    tiles: &Tiles,
     input: &AttentionInput<'_, E>,
     picture: usize,
     head: usize,
@@ -48,7 +43,6 @@ pub(super) fn head<E: Element>(
     let mut scores = vec![0f32; QUERIES * chunk];
     let mut weights = vec![bf16::ZERO; QUERIES * chunk];
     let mut out = vec![0f32; QUERIES * depth];
-    let tiles = Tiles::configure(path).expect("the path has tiles");
     for first in (0..queries).step_by(QUERIES) {
         let rows = QUERIES.min(queries - first);
         take_rows(depth, rows, |r| input.query.row(picture, head, first + r), &mut query);
@@ -61,7 +55,7 @@ pub(super) fn head<E: Element>(
                 let at = (start + column) * depth;
                 let (left, right) = (&key[at..], &key[at + TILE * depth..]);
                 multiply(
-                    &tiles,
+                    tiles,
                     (&query, depth),
                     (left, right),
                     depth / DEPTH,
@@ -86,7 +80,7 @@ pub(super) fn head<E: Element>(
             for column in (0..depth).step_by(2 * TILE) {
                 let at = |column: usize| (column / TILE * padded_keys + start) * TILE;
                 multiply(
-                    &tiles,
+                    tiles,
                     (&weights, chunk),
                     (&value[at(column)..], &value[at(column + TILE)..]),
                     count / DEPTH,

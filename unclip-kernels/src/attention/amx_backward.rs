@@ -18,7 +18,6 @@ use super::{
 };
 use crate::{
     amx::Tiles,
-    cpu::Path,
     element::Element,
     vector::{self, Vector as _},
 };
@@ -27,12 +26,8 @@ use crate::{
 const QUERIES: usize = DEPTH;
 
 /// The gradients of one head: `write` gets each row of each.
-///
-/// # Panics
-///
-/// When the path has no tiles.
 pub(super) fn head<'a, E: Element>(
-    path: Path,
+    tiles: &Tiles,
     input: &AttentionInput<'_, E>,
     (picture, head): (usize, usize),
     out: impl Fn(usize) -> &'a [E],
@@ -59,15 +54,14 @@ pub(super) fn head<'a, E: Element>(
     let mut by_query = vec![0f32; QUERIES * depth];
     let mut by_key = vec![0f32; depth * padded_keys];
     let mut by_value = vec![0f32; depth * padded_keys];
-    let tiles = Tiles::configure(path).expect("the path has tiles");
     for first in (0..queries).step_by(QUERIES) {
         let rows = QUERIES.min(queries - first);
         let query = |r: usize| input.query.row(picture, head, first + r);
         let gradient = |r: usize| gradient(first + r);
         take_rows(depth, rows, query, &mut rows_of);
-        scores(&tiles, (&rows_of, &key), depth, (&mut block.weights, padded_keys));
+        scores(tiles, (&rows_of, &key), depth, (&mut block.weights, padded_keys));
         take_rows(depth, rows, gradient, &mut rows_of);
-        scores(&tiles, (&rows_of, &value), depth, (&mut block.slopes, padded_keys));
+        scores(tiles, (&rows_of, &value), depth, (&mut block.slopes, padded_keys));
         for r in (0..QUERIES).step_by(2) {
             // A query that there is none of has no weight.
             let queries = [r, r + 1].map(|r| Query {
@@ -91,7 +85,7 @@ pub(super) fn head<'a, E: Element>(
         let stripe = |column: usize| &key_rows[column * padded_keys..];
         for column in (0..depth).step_by(2 * TILE) {
             multiply(
-                &tiles,
+                tiles,
                 (&block.slope_rows, padded_keys),
                 (stripe(column), stripe(column + TILE)),
                 padded_keys / DEPTH,
@@ -104,11 +98,10 @@ pub(super) fn head<'a, E: Element>(
             write(Gradient::Query, first + r, &row[..width]);
         }
         take_columns(rows, gradient, &mut columns_of);
-        over_queries(&tiles, &columns_of, &block.weight_pairs, first > 0, &mut by_value);
+        over_queries(tiles, &columns_of, &block.weight_pairs, first > 0, &mut by_value);
         take_columns(rows, query, &mut columns_of);
-        over_queries(&tiles, &columns_of, &block.slope_pairs, first > 0, &mut by_key);
+        over_queries(tiles, &columns_of, &block.slope_pairs, first > 0, &mut by_key);
     }
-    drop(tiles);
     let mut row = vec![0f32; width];
     for (gradient, turned, scale) in
         [(Gradient::Key, &by_key, input.scale), (Gradient::Value, &by_value, 1.0)]

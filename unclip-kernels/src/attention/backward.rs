@@ -6,6 +6,8 @@ use super::{
     AttentionInput, AttentionShape, Products, check,
     panel::{COLUMNS, Panels, ROWS, multiply},
 };
+#[cfg(target_arch = "x86_64")]
+use crate::amx::Tiles;
 use crate::{
     cpu::Path,
     element::Element,
@@ -88,13 +90,13 @@ pub fn attention_backward<E: Element>(
         };
         let (out, gradient) = (|query| &out[row(query)], |query| &gradient[row(query)]);
         let log_sums = &log_sums[i * queries..(i + 1) * queries];
-        match products {
-            #[cfg(target_arch = "x86_64")]
-            Products::Bf16 if path.isa() == crate::cpu::Isa::Amx => {
-                amx_backward::head(path, input, own, out, gradient, log_sums, write);
-            }
-            _ => one_head(path, input, own, out, gradient, log_sums, write),
+        #[cfg(target_arch = "x86_64")]
+        if products == Products::Bf16
+            && let Some(tiles) = Tiles::configure(path)
+        {
+            return amx_backward::head(&tiles, input, own, out, gradient, log_sums, write);
         }
+        one_head(path, input, own, out, gradient, log_sums, write);
     });
     gradients
 }

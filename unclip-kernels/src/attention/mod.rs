@@ -23,6 +23,8 @@ use rayon::prelude::*;
 use backward::Gradient;
 pub use backward::{AttentionGradients, attention_backward};
 
+#[cfg(target_arch = "x86_64")]
+use crate::amx::Tiles;
 use crate::{cpu::Path, element::Element, parallel::Shared};
 
 /// What factors of a product are rounded to before they are multiplied.
@@ -201,13 +203,13 @@ pub fn attention<E: Element>(
                 *to = E::narrow(from);
             }
         };
-        match products {
-            #[cfg(target_arch = "x86_64")]
-            Products::Bf16 if path.isa() == crate::cpu::Isa::Amx => {
-                amx::head(path, input, picture, head, log_sums, write);
-            }
-            _ => stream::head(path, input, picture, head, log_sums, write),
+        #[cfg(target_arch = "x86_64")]
+        if products == Products::Bf16
+            && let Some(tiles) = Tiles::configure(path)
+        {
+            return amx::head(&tiles, input, picture, head, log_sums, write);
         }
+        stream::head(path, input, picture, head, log_sums, write);
     });
 }
 

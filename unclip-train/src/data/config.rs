@@ -1,6 +1,10 @@
 //! Which data to read.
 
-use std::{fmt, num::NonZeroU32, path::PathBuf};
+use std::{
+    fmt,
+    num::{NonZeroU16, NonZeroU32},
+    path::PathBuf,
+};
 
 use serde::{
     Deserialize, Deserializer, Serialize,
@@ -81,8 +85,8 @@ pub enum ShardPath {
 pub struct RepeatedPath {
     /// As in [`ShardsConfig::paths`].
     pub path: String,
-    /// How often.
-    pub times: NonZeroU32,
+    /// How often, at most 65,535: each time is a part of the order of its own.
+    pub times: NonZeroU16,
 }
 
 impl ShardPath {
@@ -97,7 +101,7 @@ impl ShardPath {
     pub fn times(&self) -> usize {
         match self {
             Self::Once(_) => 1,
-            Self::Repeated(RepeatedPath { times, .. }) => times.get() as usize,
+            Self::Repeated(RepeatedPath { times, .. }) => times.get().into(),
         }
     }
 }
@@ -246,7 +250,7 @@ mod tests {
                     ShardPath::Once("all".into()),
                     ShardPath::Repeated(RepeatedPath {
                         path: "best".into(),
-                        times: NonZeroU32::MIN.saturating_add(2),
+                        times: NonZeroU16::MIN.saturating_add(2),
                     }),
                 ],
                 ..ShardsConfig::new("")
@@ -269,6 +273,7 @@ mod tests {
             (r#"{"kind": "shards", "paths": ["a"], "shufle": 1}"#, "shufle"),
             (r#"{"kind": "embeddings", "image": [], "captions": [], "txt": []}"#, "txt"),
             (r#"{"kind": "shards", "paths": [{"path": "a", "times": 0}]}"#, "nonzero"),
+            (r#"{"kind": "shards", "paths": [{"path": "a", "times": 65536}]}"#, "65536"),
             (r#"{"kind": "shards", "paths": [{"path": "a", "tims": 2}]}"#, "tims"),
             (r#"{"kind": "shards", "paths": [3]}"#, "`path` and `times`"),
             (r#"{"kind": "parquet"}"#, "parquet"),

@@ -1,6 +1,12 @@
 //! Claims about every kind of data.
 
-use std::{collections::BTreeSet, fs, io::Write, num::NonZeroU32, path::Path};
+use std::{
+    collections::BTreeSet,
+    fs,
+    io::Write,
+    num::{NonZeroU16, NonZeroU32},
+    path::Path,
+};
 
 use half::f16;
 use image::{Rgb, RgbImage};
@@ -243,9 +249,9 @@ fn shards_may_be_gone_through_several_times_a_pass() {
     let (all, best) = (dir.path().join("all"), dir.path().join("best"));
     write_shards(&all, 6, 4);
     write_shards(&best, 2, 4);
-    let paths = |times: u32| {
+    let paths = |times: u16| {
         let path = |folder: &Path| folder.display().to_string();
-        let times = NonZeroU32::new(times).expect("more than none");
+        let times = NonZeroU16::new(times).expect("more than none");
         let repeated = RepeatedPath { path: path(&best), times };
         let paths = vec![ShardPath::Once(path(&all)), ShardPath::Repeated(repeated)];
         DataConfig::Shards(ShardsConfig { paths, ..ShardsConfig::new("") })
