@@ -316,3 +316,27 @@ fn an_output_of_the_wrong_length_is_refused() {
         &mut [0.0f32; 9],
     );
 }
+
+/// So much input that it is met in slices, by rows of which the last tile has few.
+#[test]
+fn few_rows_of_very_many_channels_are_summed_whole() {
+    let (rows, channels_in, channels_out) = (98, 5000, 55);
+    let (x, values) = (noise(rows * channels_in, 1), noise(channels_in * channels_out, 2));
+    for (format, bound) in [(Format::F32, 1e-3), (Format::Bf16, 1e-3)] {
+        let (wide_x, wide_values) = (wide(&x, format), wide(&values, format));
+        let weights = Weights::linear(&values, [channels_out, channels_in], format);
+        for path in Path::available() {
+            let mut output = vec![f32::NAN; rows * channels_out];
+            linear(path, &weights, &x, Epilogue::new(), &mut output);
+            for (at, found) in output.iter().enumerate() {
+                let row = &wide_x[at / channels_out * channels_in..][..channels_in];
+                let column = &wide_values[at % channels_out * channels_in..][..channels_in];
+                let sum: f64 = row.iter().zip(column).map(|(a, b)| a * b).sum();
+                assert!(
+                    (f64::from(*found) - sum).abs() < bound,
+                    "{path} {format:?}: {found}, {sum}"
+                );
+            }
+        }
+    }
+}
