@@ -64,6 +64,12 @@ impl<S: Compute> Aligned<S> {
     }
 }
 
+impl<S: Compute> Default for Aligned<S> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl<S> Clone for Aligned<S> {
     /// A copy at an address of its own, with a start of its own.
     fn clone(&self) -> Self {

@@ -20,6 +20,8 @@ pub(crate) struct Scratch<S> {
     pub(crate) rows: Aligned<S>,
     /// Sums on their way to the output.
     pub(crate) sums: Vec<CTile>,
+    /// What all tasks of an operation read, while the thread that began it waits for them.
+    pub(crate) shared: Aligned<S>,
 }
 
 impl<S: Compute> Scratch<S> {
@@ -29,6 +31,7 @@ impl<S: Compute> Scratch<S> {
             gradient: Aligned::new(),
             rows: Aligned::new(),
             sums: Vec::new(),
+            shared: Aligned::new(),
         }
     }
 }

@@ -152,32 +152,6 @@ pub(crate) fn silu(x: __m512) -> __m512 {
     _mm512_mul_ps(x, _mm512_fmadd_ps(share, error, share))
 }
 
-/// Three numbers that bf16 holds and whose sum is `x`, the largest first; the sum is exact where `x` is a normal number
-/// well above the smallest. What is no finite number is the first of the three, beside zeros.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bf16")]
-pub(crate) fn split(x: __m512) -> [__m512; 3] {
-    let finite = _mm512_set1_ps(f32::INFINITY);
-    let mut rest = x;
-    let mut thirds = [_mm512_setzero_ps(); 3];
-    for third in &mut thirds {
-        *third = widened(_mm512_cvtneps_pbh(rest));
-        rest = _mm512_sub_ps(rest, *third);
-        let kept = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(_mm512_abs_ps(rest), finite);
-        rest = _mm512_maskz_mov_ps(kept, rest);
-    }
-    thirds
-}
-
-/// Sixteen numbers of bf16 in 32 bits.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn widened(x: __m256bh) -> __m512 {
-    // SAFETY: both types are 256 bits of any value.
-    let bits = unsafe { std::mem::transmute::<__m256bh, __m256i>(x) };
-    _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(bits)))
-}
-
 /// A series in `x`, its highest power first.
 #[inline]
 #[target_feature(enable = "avx512f")]

@@ -8,18 +8,17 @@
 
 use super::{
     Geometry,
-    arithmetic::Arithmetic,
     plan::{Plan, Problem, Task, run_len, slice_steps},
 };
 use crate::{
     cpu::Path,
     element::Element,
     epilogue::{Epilogue, Output, Rows},
-    gemm::{Block, Panels, Staged, Step, TILE, Unit},
-    pack::Packed,
+    gemm::{Block, Compute, Panels, Staged, Step, TILE, Unit},
+    pack::{Packed, steps},
     parallel,
-    scratch::{self, Scratch, Scratched as _},
-    stage::{Input, Region, Size},
+    scratch::{self, Scratch},
+    stage::{Input, Region, Size, stage},
 };
 
 /// Computes the convolution.
@@ -27,9 +26,9 @@ use crate::{
 /// # Panics
 ///
 /// When the length of `input`, of `output` or of an operand of `epilogue` does not fit the sizes.
-pub(super) fn run<A: Arithmetic, T: Element, U: Element>(
+pub(super) fn run<S: Compute, T: Element, U: Element>(
     path: Path,
-    weights: &Packed<A::Packed>,
+    weights: &Packed<S>,
     geometry: &Geometry,
     input: &Input<'_, T>,
     epilogue: Epilogue<'_, U>,
@@ -47,11 +46,11 @@ pub(super) fn run<A: Arithmetic, T: Element, U: Element>(
         depth: weights.depth,
         panels: weights.panels(),
     };
-    let plan = Plan::new::<A>(&problem, rayon::current_num_threads());
+    let plan = Plan::new::<S>(&problem, rayon::current_num_threads());
     parallel::for_each(plan.tasks(), |index| {
         let task = plan.task(index);
-        let job = Job::<A, _, _> { path, weights, geometry, input, output: &output, task: &task };
-        A::Staged::with_scratch(|scratch| job.run(scratch));
+        let job = Job { path, weights, geometry, input, output: &output, task: &task };
+        S::with_scratch(|scratch| job.run(scratch));
     });
 }
 
@@ -71,42 +70,43 @@ impl RowTile {
 }
 
 /// One task and all it refers to.
-struct Job<'a, A: Arithmetic, T, U> {
+struct Job<'a, S, T, U> {
     path: Path,
-    weights: &'a Packed<A::Packed>,
+    weights: &'a Packed<S>,
     geometry: &'a Geometry,
     input: &'a Input<'a, T>,
     output: &'a Output<'a, U>,
     task: &'a Task,
 }
 
-impl<A: Arithmetic, T: Element, U: Element> Job<'_, A, T, U> {
-    fn run(&self, scratch: &mut Scratch<A::Staged>) {
+impl<S: Compute, T: Element, U: Element> Job<'_, S, T, U> {
+    fn run(&self, scratch: &mut Scratch<S>) {
         let Task { images, rows, columns, panels } = self.task;
         if images.is_empty() || rows.is_empty() || columns.is_empty() || panels.is_empty() {
             return;
         }
         let region = self.region();
-        let pixel = A::pixel(self.weights.depth);
+        let pixel = S::pixel(self.weights.depth);
         let row_stride = self.geometry.stride * pixel;
         // Rows that only fill the last tile read up to this much past the region; what they find is never used.
         let staged = scratch.staged.set_len(region.len(pixel) + TILE * row_stride);
-        A::stage(self.path, self.input, self.geometry.grid, &region, staged);
+        stage(self.path, self.input, self.geometry.grid, &region, staged);
         let staged = &*staged;
 
-        let steps = A::steps(self.weights.kernel, self.weights.depth, region.columns);
+        let steps =
+            steps::<S>(self.weights.kernel, self.weights.depth, region.columns * pixel, pixel);
         let row_tiles = self.row_tiles(region.rows, region.columns, pixel);
         let unit = Unit::new(self.path);
         // Sums are set aside between blocks of steps: those of one group of panels, which are then done, or, where the staged
         // input is met in slices, those of all groups, which then meet the next slice.
-        let slice = slice_steps::<A>(self.weights.kernel, region.len(1), self.weights.depth);
-        let block_steps = slice.unwrap_or(A::STEPS);
+        let slice = slice_steps::<S>(self.weights.kernel, region.len(1), self.weights.depth);
+        let block_steps = slice.unwrap_or(S::STEPS);
         let blocks = steps.len().div_ceil(block_steps);
-        let groups = panels.len().div_ceil(A::WIDTH);
+        let groups = panels.len().div_ceil(S::WIDTH);
         let pairs = row_tiles.len().div_ceil(2);
         let kept = if blocks > 1 { pairs } else { 1 };
         let kept_groups = if slice.is_some() && blocks > 1 { groups } else { 1 };
-        let sums = scratch::tiles(&mut scratch.sums, kept_groups * kept * 2 * A::WIDTH);
+        let sums = scratch::tiles(&mut scratch.sums, kept_groups * kept * 2 * S::WIDTH);
         let panel_len = self.weights.panel_len();
 
         for turn in 0..groups * blocks {
@@ -114,8 +114,8 @@ impl<A: Arithmetic, T: Element, U: Element> Job<'_, A, T, U> {
                 Some(_) => (turn % groups, turn / groups),
                 None => (turn / blocks, turn % blocks),
             };
-            let first = panels.start + group * A::WIDTH;
-            let width = A::WIDTH.min(panels.end - first);
+            let first = panels.start + group * S::WIDTH;
+            let width = S::WIDTH.min(panels.end - first);
             let (before, own) = steps.split_at(block * block_steps);
             let steps = &own[..block_steps.min(own.len())];
             let done = depth(before) * TILE;
@@ -123,13 +123,11 @@ impl<A: Arithmetic, T: Element, U: Element> Job<'_, A, T, U> {
             // Behind this block's values come the next block's, or those of the next panels.
             let next = match slice {
                 None if block + 1 < blocks => depth(steps) * TILE,
-                None => A::WIDTH * panel_len - done,
-                Some(_) => A::WIDTH * panel_len,
+                None => S::WIDTH * panel_len - done,
+                Some(_) => S::WIDTH * panel_len,
             };
-            let (values, panel_stride) =
-                A::prepare(self.path, packed, panel_len, width, steps, &mut scratch.gradient);
             for (index, pair) in row_tiles.chunks(2).enumerate() {
-                let at = (group % kept_groups * kept + index % kept) * 2 * A::WIDTH;
+                let at = (group % kept_groups * kept + index % kept) * 2 * S::WIDTH;
                 let sums = &mut sums[at..at + 2 * width];
                 let last = pair.len() - 1;
                 let operands = Block {
@@ -141,8 +139,8 @@ impl<A: Arithmetic, T: Element, U: Element> Job<'_, A, T, U> {
                         rows: last * TILE + pair[last].len(),
                     },
                     panels: Panels {
-                        values,
-                        panel_stride,
+                        values: packed,
+                        panel_stride: panel_len,
                         depth_stride: TILE,
                         ahead: next + index * depth(steps) * TILE / 8,
                     },
@@ -150,7 +148,7 @@ impl<A: Arithmetic, T: Element, U: Element> Job<'_, A, T, U> {
                     sums,
                     fresh: block == 0,
                 };
-                A::multiply(&unit, operands, self.weights.depth);
+                S::multiply(&unit, operands);
                 if block + 1 == blocks {
                     for (row_tile, sums) in pair.iter().zip(sums.chunks(width)) {
                         // SAFETY: the tasks of a plan share no pixel and channel, and this task writes each once.

@@ -4,11 +4,11 @@
 //! that matrix is never built. A linear layer is a convolution with one tap, the gradient of a convolution's input
 //! is a convolution with [transposed weights](Weights::conv_transposed).
 
-mod arithmetic;
 mod forward;
 mod patches;
 mod plan;
 mod weight_gradient;
+mod winograd;
 
 use half::bf16;
 
@@ -19,9 +19,6 @@ use crate::{
     pack::{Data, Format, Weights},
     stage::{Grid, Input, Resample, Size},
 };
-use arithmetic::Plain;
-#[cfg(target_arch = "x86_64")]
-use arithmetic::Thirds;
 use patches::Patches;
 
 /// A convolution with a square kernel, equal stride and equal padding on both axes, channels last.
@@ -256,15 +253,14 @@ fn run<T: Element, U: Element>(
     output: &mut [U],
 ) {
     match &weights.data {
-        #[cfg(target_arch = "x86_64")]
-        Data::F32(packed) if Thirds::suits(path, packed.depth, geometry.output) => {
-            forward::run::<Thirds, _, _>(path, packed, geometry, input, epilogue, output);
+        Data::F32(packed) if winograd::suits(packed, geometry) => {
+            winograd::run(path, packed, geometry, input, epilogue, output);
         }
         Data::F32(packed) => {
-            forward::run::<Plain<f32>, _, _>(path, packed, geometry, input, epilogue, output);
+            forward::run(path, packed, geometry, input, epilogue, output);
         }
         Data::Bf16(packed) => {
-            forward::run::<Plain<bf16>, _, _>(path, packed, geometry, input, epilogue, output);
+            forward::run(path, packed, geometry, input, epilogue, output);
         }
     }
 }

@@ -7,9 +7,8 @@
 
 use std::ops::Range;
 
-use super::arithmetic::Arithmetic;
 use crate::{
-    gemm::{CHUNK, TILE},
+    gemm::{CHUNK, Compute, TILE},
     parallel::part,
     stage::Size,
 };
@@ -55,18 +54,18 @@ pub(crate) struct Task {
 
 impl Plan {
     /// The cheapest cut for `threads` threads.
-    pub(crate) fn new<A: Arithmetic>(problem: &Problem, threads: usize) -> Self {
+    pub(crate) fn new<S: Compute>(problem: &Problem, threads: usize) -> Self {
         let Size { height, width, .. } = problem.output;
         let widths = [width, 128, 64, 32, 16];
         let mut best: Option<(f64, Self)> = None;
         for tile_width in widths.into_iter().filter(|tile| *tile <= width) {
-            for tile_height in heights::<A>(problem, tile_width) {
+            for tile_height in heights::<S>(problem, tile_width) {
                 let whole = tile_width == width && tile_height == height;
-                for images in if whole { images::<A>(problem) } else { vec![1] } {
+                for images in if whole { images::<S>(problem) } else { vec![1] } {
                     let tile = Size::new(images, tile_height, tile_width);
                     for shares in 1..=(4 * threads).min(problem.panels.div_ceil(4)) {
-                        let plan = Self::cut::<A>(problem, tile, shares);
-                        let time = plan.time::<A>(problem, threads);
+                        let plan = Self::cut::<S>(problem, tile, shares);
+                        let time = plan.time::<S>(problem, threads);
                         if best.is_none_or(|(least, _)| time < least) {
                             best = Some((time, plan));
                         }
@@ -74,36 +73,36 @@ impl Plan {
                 }
             }
         }
-        best.map_or_else(|| Self::cut::<A>(problem, problem.output, 1), |(_, plan)| plan)
+        best.map_or_else(|| Self::cut::<S>(problem, problem.output, 1), |(_, plan)| plan)
     }
 
-    fn cut<A: Arithmetic>(problem: &Problem, tile: Size, shares: usize) -> Self {
+    fn cut<S: Compute>(problem: &Problem, tile: Size, shares: usize) -> Self {
         let output = problem.output;
         let tiles = Size {
             batch: output.batch.div_ceil(tile.batch.max(1)),
             height: output.height.div_ceil(tile.height.max(1)),
             width: output.width.div_ceil(tile.width.max(1)),
         };
-        Self { output, tile, tiles, panels: problem.panels, shares, width: A::WIDTH }
+        Self { output, tile, tiles, panels: problem.panels, shares, width: S::WIDTH }
     }
 
     /// An estimate of the time on `threads` threads, in cycles of an AMX core.
     #[expect(clippy::cast_precision_loss, reason = "an estimate needs no more than 53 bits")]
-    fn time<A: Arithmetic>(&self, problem: &Problem, threads: usize) -> f64 {
+    fn time<S: Compute>(&self, problem: &Problem, threads: usize) -> f64 {
         let steps =
             (problem.kernel[0] * problem.kernel[1]) as f64 * problem.depth.div_ceil(CHUNK) as f64;
         let panels = self.panels.div_ceil(self.shares) as f64;
         let row_tiles = row_tiles(self.tile, problem) as f64;
-        let products = row_tiles * panels * steps * A::CYCLES;
-        let staged = staged_values::<A>(self.tile, problem);
+        let products = row_tiles * panels * steps * cycles::<S>();
+        let staged = staged_values::<S>(self.tile, problem);
         let is_sliced =
-            || slice_steps::<A>(problem.kernel, self.tile.pixels(), problem.depth).is_some();
-        let products = if staged * size_of::<A::Staged>() > CROWDED.0 && !is_sliced() {
+            || slice_steps::<S>(problem.kernel, self.tile.pixels(), problem.depth).is_some();
+        let products = if staged * size_of::<S>() > CROWDED.0 && !is_sliced() {
             products * CROWDED.1
         } else {
             products
         };
-        let weights = panels * steps * (CHUNK * TILE * size_of::<A::Packed>()) as f64 / 8.0;
+        let weights = panels * steps * (CHUNK * TILE * size_of::<S>()) as f64 / 8.0;
         let staging = staged as f64;
         let rounds = self.tasks().div_ceil(threads) as f64;
         rounds * (products + 0.5 * weights + staging + 2000.0)
@@ -129,11 +128,10 @@ impl Plan {
 }
 
 /// Heights of tiles to try: the largest that fits, and those that cut the picture into a few more equal parts.
-fn heights<A: Arithmetic>(problem: &Problem, width: usize) -> Vec<usize> {
+fn heights<S: Compute>(problem: &Problem, width: usize) -> Vec<usize> {
     let height = problem.output.height;
     let fits = |tile: usize| {
-        staged_values::<A>(Size::new(1, tile, width), problem) * size_of::<A::Staged>()
-            <= STAGED_BYTES
+        staged_values::<S>(Size::new(1, tile, width), problem) * size_of::<S>() <= STAGED_BYTES
     };
     // The staged size grows with the height, so the largest that fits is found by halving.
     let (mut low, mut high) = (1, height.max(1));
@@ -146,9 +144,9 @@ fn heights<A: Arithmetic>(problem: &Problem, width: usize) -> Vec<usize> {
 }
 
 /// Numbers of whole pictures of a tile to try.
-fn images<A: Arithmetic>(problem: &Problem) -> Vec<usize> {
+fn images<S: Compute>(problem: &Problem) -> Vec<usize> {
     let Size { batch, height, width } = problem.output;
-    let one = staged_values::<A>(Size::new(1, height, width), problem) * size_of::<A::Staged>();
+    let one = staged_values::<S>(Size::new(1, height, width), problem) * size_of::<S>();
     let most = (STAGED_BYTES / one.max(1)).clamp(1, batch.max(1));
     let parts = batch.div_ceil(most).max(1);
     (parts..parts + 8).map(|parts| batch.div_ceil(parts).max(1)).collect()
@@ -157,29 +155,34 @@ fn images<A: Arithmetic>(problem: &Problem) -> Vec<usize> {
 /// The steps along the depth after which all panels have met a slice of the staged input and the next slice follows: for
 /// linear layers of a few rows, such as the prior's, whose input does not stay in the second-level cache as a whole. None where
 /// it does, where windows have more than one pixel, and where rows are so many that a slice would be thin.
-pub(crate) fn slice_steps<A: Arithmetic>(
+pub(crate) fn slice_steps<S: Compute>(
     kernel: [usize; 2],
     pixels: usize,
     depth: usize,
 ) -> Option<usize> {
     const THIN: usize = 16;
-    let bytes = pixels * A::pixel(depth) * size_of::<A::Staged>();
+    let bytes = pixels * S::pixel(depth) * size_of::<S>();
     let steps = depth.div_ceil(CHUNK);
     if kernel != [1, 1] || bytes <= CROWDED.0 || pixels == 0 {
         return None;
     }
-    let most = (CROWDED.0 * steps / bytes).min(A::STEPS);
+    let most = (CROWDED.0 * steps / bytes).min(S::STEPS);
     // Slices of about equal depth.
     (most >= THIN).then(|| steps.div_ceil(steps.div_ceil(most)))
 }
 
+/// Cycles of an AMX core for a step of one tile of sums: 32 products deep, 16 × 16 wide.
+fn cycles<S: Compute>() -> f64 {
+    if S::PAIR == 2 { 16.0 } else { 256.0 }
+}
+
 /// Values that a tile stages.
-fn staged_values<A: Arithmetic>(tile: Size, problem: &Problem) -> usize {
+fn staged_values<S: Compute>(tile: Size, problem: &Problem) -> usize {
     let extent = |len: usize, kernel: usize| len.saturating_sub(1) * problem.stride + kernel;
     tile.batch
         * extent(tile.height, problem.kernel[0])
         * extent(tile.width, problem.kernel[1])
-        * A::pixel(problem.depth)
+        * S::pixel(problem.depth)
 }
 
 /// Tiles of 16 rows that cover the pixels of an output tile.
@@ -199,7 +202,7 @@ mod tests {
     use half::bf16;
     use proptest::prelude::*;
 
-    use super::{super::arithmetic::Plain, *};
+    use super::*;
 
     proptest! {
         #[test]
@@ -209,7 +212,7 @@ mod tests {
         ) {
             let output = Size::new(batch, height, width);
             let problem = Problem { output, kernel: [3, 3], stride, depth, panels };
-            let plan = Plan::new::<Plain<bf16>>(&problem, threads);
+            let plan = Plan::new::<bf16>(&problem, threads);
             let mut seen = vec![0; output.pixels() * panels];
             for task in (0..plan.tasks()).map(|index| plan.task(index)) {
                 for image in task.images {
@@ -230,8 +233,8 @@ mod tests {
     fn a_wide_picture_with_many_channels_is_cut_on_both_axes() {
         let output = Size::new(1, 256, 256);
         let problem = Problem { output, kernel: [3, 3], stride: 1, depth: 960, panels: 20 };
-        let plan = Plan::new::<Plain<bf16>>(&problem, 2);
+        let plan = Plan::new::<bf16>(&problem, 2);
         assert!(plan.tile.width < 256 && plan.tile.height > 4, "{plan:?}");
-        assert!(staged_values::<Plain<bf16>>(plan.tile, &problem) * 2 <= STAGED_BYTES);
+        assert!(staged_values::<bf16>(plan.tile, &problem) * 2 <= STAGED_BYTES);
     }
 }

@@ -14,8 +14,6 @@ mod amx;
 mod avx512;
 mod depthwise;
 mod portable;
-#[cfg(target_arch = "x86_64")]
-pub(crate) mod thirds;
 
 pub(crate) use depthwise::Depthwise;
 use half::bf16;
@@ -188,7 +186,7 @@ pub(crate) trait Compute: Element + Scratched {
 pub(crate) struct Unit {
     path: Path,
     #[cfg(target_arch = "x86_64")]
-    pub(crate) tiles: Option<Tiles>,
+    tiles: Option<Tiles>,
 }
 
 impl Unit {

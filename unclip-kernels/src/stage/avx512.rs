@@ -2,13 +2,11 @@
 
 use std::arch::x86_64::*;
 
-use half::bf16;
-
-use super::{Compiled, Grid, Input, Region, stage_rows, thirds_pixel};
+use super::{Compiled, Grid, Input, Region, stage_rows};
 use crate::{
     element::Element,
     gemm::{Compute, TILE},
-    vector::{Vector as _, first, silu, split},
+    vector::{first, silu},
 };
 
 /// [`stage`](super::stage) on a processor with these instructions.
@@ -28,26 +26,6 @@ pub(super) unsafe fn stage<T: Element, S: Compute>(
         (false, true) => stage_rows::<Vectors<false, true>, _, _>(input, grid, region, staged),
         (true, false) => stage_rows::<Vectors<true, false>, _, _>(input, grid, region, staged),
         (true, true) => stage_rows::<Vectors<true, true>, _, _>(input, grid, region, staged),
-    }
-}
-
-/// [`stage_thirds`](super::stage_thirds).
-///
-/// # Safety
-///
-/// As [`stage`].
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-pub(super) unsafe fn stage_thirds<T: Element>(
-    input: &Input<'_, T>,
-    grid: Grid,
-    region: &Region,
-    staged: &mut [bf16],
-) {
-    match (input.scale_shift.is_some(), input.silu) {
-        (false, false) => stage_rows::<Thirds<false, false>, _, _>(input, grid, region, staged),
-        (false, true) => stage_rows::<Thirds<false, true>, _, _>(input, grid, region, staged),
-        (true, false) => stage_rows::<Thirds<true, false>, _, _>(input, grid, region, staged),
-        (true, true) => stage_rows::<Thirds<true, true>, _, _>(input, grid, region, staged),
     }
 }
 
@@ -72,36 +50,6 @@ impl<S: Compute, const AFFINE: bool, const SILU: bool> Compiled<S> for Vectors<A
                 S::store(staged.as_mut_ptr().add(at), values, first(staged.len() - at));
             }
         }
-    }
-}
-
-/// Each value as the sum of three of bf16, for products in bf16 that are as exact as those of 32 bits.
-struct Thirds<const AFFINE: bool, const SILU: bool>;
-
-impl<const AFFINE: bool, const SILU: bool> Compiled<bf16> for Thirds<AFFINE, SILU> {
-    fn pixel(channels: usize) -> usize {
-        thirds_pixel(channels)
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-    unsafe fn write<T: Element, const N: usize>(
-        sources: [&[T]; N],
-        scale_shift: [&[f32]; 2],
-        staged: &mut [bf16],
-    ) {
-        let padded = bf16::padded(sources[0].len());
-        let (thirds, rest) = staged.split_at_mut(3 * padded);
-        for at in (0..padded).step_by(TILE) {
-            // SAFETY: this function's contract; `padded` is a multiple of 16, so each store lies inside of its third.
-            unsafe {
-                let values = mean::<AFFINE, SILU, T, N>(sources, scale_shift, at);
-                for (third, values) in split(values).into_iter().enumerate() {
-                    bf16::store(thirds.as_mut_ptr().add(third * padded + at), values, !0);
-                }
-            }
-        }
-        rest.fill(bf16::ZERO);
     }
 }
 

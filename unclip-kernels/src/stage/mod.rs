@@ -11,12 +11,10 @@ mod lanes;
 
 use std::ops::Range;
 
-#[cfg(target_arch = "x86_64")]
-use half::bf16;
 use lanes::Lanes;
 
 #[cfg(target_arch = "x86_64")]
-use crate::{cpu::Isa, gemm::CHUNK};
+use crate::cpu::Isa;
 use crate::{
     cpu::Path,
     element::Element,
@@ -208,39 +206,8 @@ pub(crate) fn stage<T: Element, S: Compute>(
     );
 }
 
-/// Values from one pixel that [`stage_thirds`] writes to the next; from 256 bytes on an odd number of cache lines.
-#[cfg(target_arch = "x86_64")]
-pub(crate) fn thirds_pixel(channels: usize) -> usize {
-    let lines = 3 * bf16::padded(channels) / CHUNK;
-    if lines < 4 { lines * CHUNK } else { (lines | 1) * CHUNK }
-}
-
-/// As [`stage`], each value as the sum of three of bf16: `[images, rows, columns, thirds, padded channels]`, with what
-/// fills a pixel up behind the thirds.
-///
-/// # Panics
-///
-/// When `staged` is shorter than the region, or `path` lacks the instructions.
-#[cfg(target_arch = "x86_64")]
-pub(crate) fn stage_thirds<T: Element>(
-    path: Path,
-    input: &Input<'_, T>,
-    grid: Grid,
-    region: &Region,
-    staged: &mut [bf16],
-) {
-    assert!(path.isa() >= Isa::Avx512Bf16, "thirds are made by AVX-512 with bf16, not by {path}");
-    // SAFETY: the path is a witness of AVX-512 with bf16.
-    unsafe { avx512::stage_thirds(input, grid, region, staged) };
-}
-
 /// How a staged pixel is computed: with which instructions, and whether with a scale and a shift, and SiLU.
 trait Compiled<S: Compute> {
-    /// Values from one staged pixel to the next.
-    fn pixel(channels: usize) -> usize {
-        S::pixel(channels)
-    }
-
     /// Writes the mean over `sources` after scale, shift and activation, and zeros behind it.
     ///
     /// # Safety
@@ -260,7 +227,7 @@ fn stage_rows<C: Compiled<S>, T: Element, S: Compute>(
     region: &Region,
     staged: &mut [S],
 ) {
-    let pixel = C::pixel(region.channels.len());
+    let pixel = S::pixel(region.channels.len());
     let row_len = region.columns * pixel;
     if row_len == 0 {
         return;

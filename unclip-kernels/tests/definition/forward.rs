@@ -133,51 +133,74 @@ proptest! {
     }
 }
 
-/// Large enough for 32-bit factors to be multiplied in thirds on AMX; without any of the six products of thirds the error is
-/// 1e-5 and more.
+/// Enough pixels and channels for minimal filtering, on sides that no block divides, by channels that are met in slices.
 #[test]
-fn many_pixels_of_many_channels_are_computed_in_32_bits() {
-    for (stride, channels_in, channels_out) in [(1, 40, 37), (2, 70, 16), (1, 16, 33)] {
-        let input = Size::new(1, 67 * stride, 65 * stride);
-        let shape = Shape { input, channels_in, channels_out, kernel: 3, stride, padding: 1 };
+fn many_pixels_of_more_channels_are_filtered_in_32_bits() {
+    for (resample, height, width, channels_in, channels_out) in [
+        (Resample::Keep, 25, 27, 70, 50),
+        (Resample::Keep, 24, 40, 330, 48),
+        (Resample::Double, 26, 34, 64, 101),
+    ] {
+        let seen = Size::new(2, height, width);
+        let shape =
+            Shape { input: seen, channels_in, channels_out, kernel: 3, stride: 1, padding: 1 };
         let values = noise(shape.weights(), 1);
-        let input: Vec<f32> = noise(input.pixels() * channels_in, 2);
-        // Sizes from 2⁻²⁰ to 2²⁰ meet in one sum.
-        let input: Vec<f32> = input
-            .into_iter()
-            .enumerate()
-            .map(|(at, x)| x * [1.0, 9.5367e-7, 1_048_576.0][at / channels_in % 3])
+        let size = match resample {
+            Resample::Double => Size::new(2, height / 2, width / 2),
+            _ => seen,
+        };
+        let input = noise(size.pixels() * channels_in, 2);
+        let wide = wide(&input, Format::F32);
+        let resampled: Vec<f64> = (0..seen.pixels() * channels_in)
+            .map(|at| {
+                let (pixel, channel) = (at / channels_in, at % channels_in);
+                let (row, column) = (pixel / width, pixel % width);
+                let divisor = seen.height / size.height;
+                wide[(row / divisor * size.width + column / divisor) * channels_in + channel]
+            })
             .collect();
-        let expected = forward(&shape, &wide(&input, Format::F32), &wide(&values, Format::F32));
+        let expected = forward(&shape, &resampled, &crate::reference::wide(&values, Format::F32));
+        let bias = noise(channels_out, 3);
         let weights = Weights::conv(&values, shape.weight_shape(), Format::F32);
         for path in Path::available() {
             let mut output = vec![f32::NAN; expected.len()];
-            shape.conv().forward(
+            shape.conv().resample(resample).forward(
                 path,
                 &weights,
-                Input::new(&input, shape.input),
-                Epilogue::new(),
+                Input::new(&input, size),
+                Epilogue::new().bias(&bias),
                 &mut output,
             );
+            output.iter_mut().enumerate().for_each(|(at, sum)| *sum -= bias[at % channels_out]);
             assert_sums(&output, &expected, 5e-7, &(path, shape));
         }
     }
 }
 
-/// In thirds an infinity meets zeros and becomes what is no number; nothing becomes finite again.
+/// Where windows are filtered in blocks, a block's other pixels may see it too.
 #[test]
-fn what_is_not_finite_reaches_its_own_sums_and_no_others() {
-    let (size, channels) = (Size::new(1, 64, 64), 32);
-    let weights = Weights::conv(&vec![1.0f32; channels], [1, channels, 1, 1], Format::F32);
+fn what_is_not_finite_reaches_its_own_windows_and_hardly_others() {
+    let (size, channels) = (Size::new(1, 32, 32), 64);
+    let conv = Conv::new(3).padding(1);
+    let weights =
+        Weights::conv(&vec![1.0f32; 48 * channels * 9], [48, channels, 3, 3], Format::F32);
     for path in Path::available() {
-        let mut input = vec![1.0f32; size.pixels() * channels];
-        input[5 * channels] = f32::INFINITY;
-        input[6 * channels + 3] = f32::NAN;
-        let mut output = vec![0.0f32; size.pixels()];
-        let read = Input::new(&input, size);
-        Conv::new(1).forward(path, &weights, read, Epilogue::new(), &mut output);
-        assert!(!output[5].is_finite() && output[6].is_nan(), "{path}: {:?}", &output[5..7]);
-        assert!(output[..5].iter().chain(&output[7..]).all(|&sum| sum == 32.0), "{path}");
+        for value in [f32::INFINITY, f32::NAN] {
+            let mut input = vec![1.0f32; size.pixels() * channels];
+            input[(9 * 32 + 12) * channels + 5] = value;
+            let mut output = vec![0.0f32; size.pixels() * 48];
+            conv.forward(path, &weights, Input::new(&input, size), Epilogue::new(), &mut output);
+            for (pixel, sums) in output.chunks(48).enumerate() {
+                let (row, column) = (pixel / 32, pixel % 32);
+                let extent = |at: usize| 3.0 - f32::from(u8::from(at == 0 || at == 31));
+                let expected = extent(row) * extent(column) * 64.0;
+                if row.abs_diff(9) <= 1 && column.abs_diff(12) <= 1 {
+                    assert!(sums.iter().all(|sum| !sum.is_finite()), "{path}: {row}, {column}");
+                } else if row.abs_diff(9) > 2 || column.abs_diff(12) > 2 {
+                    assert!(sums.iter().all(|&sum| sum == expected), "{path}: {row}, {column}");
+                }
+            }
+        }
     }
 }
 
@@ -203,11 +226,12 @@ fn sums_of_bf16_products_are_kept_in_f32() {
 
 #[test]
 fn results_do_not_depend_on_the_number_of_threads() {
-    let size = Size::new(2, 17, 33);
-    let input = noise(size.pixels() * 48, 1);
-    let values = noise(80 * 48 * 9, 2);
+    // In 32 bits, filtered in blocks.
+    let size = Size::new(2, 27, 33);
+    let input = noise(size.pixels() * 64, 1);
+    let values = noise(80 * 64 * 9, 2);
     for format in FORMATS {
-        let weights = Weights::conv(&values, [80, 48, 3, 3], format);
+        let weights = Weights::conv(&values, [80, 64, 3, 3], format);
         let conv = Conv::new(3).padding(1);
         for path in Path::available() {
             let outputs: Vec<_> = [1, 2, 3, 7]
