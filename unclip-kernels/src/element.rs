@@ -16,7 +16,15 @@ mod sealed {
 
 /// A number type that kernels read and write: `f32`, [`bf16`] or [`f16`](struct@f16). All arithmetic is in `f32`.
 pub trait Element:
-    Copy + Default + PartialEq + fmt::Debug + Send + Sync + 'static + sealed::Sealed
+    bytemuck::Zeroable
+    + Default
+    + PartialEq
+    + fmt::Debug
+    + Send
+    + Sync
+    + Copy
+    + 'static
+    + sealed::Sealed
 {
     /// The value, exactly.
     fn widen(self) -> f32;

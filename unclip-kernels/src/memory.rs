@@ -1,4 +1,33 @@
-//! What the allocator does with memory that is given back.
+//! Memory for results, and what the allocator does with it when it is given back.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rayon::prelude::*;
+
+use crate::element::Element;
+
+/// Whether [`keep_freed`] was asked for, and answered.
+static KEPT: AtomicBool = AtomicBool::new(false);
+
+/// `len` zeros.
+///
+/// New memory comes zeroed from the system, page by page as it is first written to. What was [kept](keep_freed) has to be
+/// cleared, which takes a twentieth of a training step on one thread; so all threads do it.
+pub fn zeros<T: Element>(len: usize) -> Vec<T> {
+    /// What a thread clears at once, and what is left to one.
+    const BYTES: usize = 1 << 18;
+    if !KEPT.load(Ordering::Relaxed) || len.saturating_mul(size_of::<T>()) < 2 * BYTES {
+        return bytemuck::zeroed_vec(len);
+    }
+    let mut values = Vec::with_capacity(len);
+    let room = &mut values.spare_capacity_mut()[..len];
+    room.par_chunks_mut(BYTES / size_of::<T>()).for_each(|room| {
+        room.fill(std::mem::MaybeUninit::new(T::default()));
+    });
+    // SAFETY: the vector has room for `len` values, and each was just written.
+    unsafe { values.set_len(len) };
+    values
+}
 
 /// Asks the C library to keep memory that is freed for what is allocated next, and says whether it will.
 ///
@@ -21,7 +50,10 @@ pub fn keep_freed() -> bool {
             (libc::M_TOP_PAD, GROWTH),
         ];
         // SAFETY: `mallopt` takes two numbers, touches no memory of ours, and locks the allocator while it changes it.
-        settings.iter().all(|&(setting, value)| unsafe { libc::mallopt(setting, value) } == 1)
+        let kept =
+            settings.iter().all(|&(setting, value)| unsafe { libc::mallopt(setting, value) } == 1);
+        KEPT.store(kept, Ordering::Relaxed);
+        kept
     }
     #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
     false
@@ -35,6 +67,14 @@ mod tests {
     fn memory_is_kept_where_the_library_can() {
         let kept = keep_freed();
         assert_eq!(kept, cfg!(all(target_os = "linux", target_env = "gnu")));
+        // What was given back is cleared.
+        for len in [0, 1, 100, (1 << 20) + 3] {
+            for _ in 0..2 {
+                let mut values = zeros::<f32>(len);
+                assert!(values.len() == len && values.iter().all(|&value| value == 0.0), "{len}");
+                values.fill(1.0);
+            }
+        }
         // Whatever was said, large blocks are still to be had, zeroed.
         for _ in 0..3 {
             assert!(vec![0u8; 100 << 20].iter().step_by(4096).all(|&byte| byte == 0));

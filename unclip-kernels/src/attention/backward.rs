@@ -13,6 +13,7 @@ use crate::{
     element::Element,
     lanes::by_path,
     math::exp,
+    memory::zeros,
     parallel::{Shared, for_each},
 };
 
@@ -65,9 +66,9 @@ pub fn attention_backward<E: Element>(
     assert_eq!(out.len(), len, "the output has a row a query and head");
     assert_eq!(gradient.len(), len, "the gradient has a row a query and head");
     assert_eq!(log_sums.len(), batch * heads * queries, "one sum a query and head");
-    let zeros = |rows: usize| vec![E::default(); batch * rows * heads * width];
-    let mut gradients =
-        AttentionGradients { query: zeros(queries), key: zeros(keys), value: zeros(keys) };
+    let [query, key, value] =
+        [queries, keys, keys].map(|rows| zeros::<E>(batch * rows * heads * width));
+    let mut gradients = AttentionGradients { query, key, value };
     let [by_query, by_key, by_value] =
         [&mut gradients.query, &mut gradients.key, &mut gradients.value]
             .map(|values| Shared::new(values));

@@ -11,6 +11,7 @@ use crate::{
     element::Element,
     epilogue::Epilogue,
     gemm::CHUNK,
+    memory::zeros,
     pack::{Format, Weights},
     parallel,
     stage::{Input, Resample, Size},
@@ -69,7 +70,7 @@ impl Patches {
     /// The windows of `picture` as rows of a matrix.
     fn cut<T: Element>(&self, picture: &[T]) -> Vec<T> {
         let Size { height, width, .. } = self.output;
-        let mut windows = vec![T::default(); self.output.pixels() * self.window()];
+        let mut windows = zeros(self.output.pixels() * self.window());
         parallel::for_each_chunk(&mut windows, width * self.window(), |index, windows| {
             let (image, row) = (index / height, index % height * self.kernel);
             for (column, window) in windows.chunks_exact_mut(self.window()).enumerate() {
@@ -159,7 +160,7 @@ impl Patches {
                 Weights::linear(&self.turned_back(&values, depth), shape, Format::Bf16)
             }
         };
-        let mut windows = vec![U::default(); self.output.pixels() * self.window()];
+        let mut windows = zeros::<U>(self.output.pixels() * self.window());
         Conv::new(1).forward(path, &weights, gradient, Epilogue::new(), &mut windows);
         self.join(&windows, output);
     }

@@ -6,8 +6,9 @@ use burn::{
     backend::flex::FlexTensor,
     tensor::{DType, Tensor},
 };
-use unclip_kernels::attention::{
-    self as kernels, AttentionInput, AttentionShape, Heads, Products, ScoreBias,
+use unclip_kernels::{
+    attention::{self as kernels, AttentionInput, AttentionShape, Heads, Products, ScoreBias},
+    memory::zeros,
 };
 
 use super::{
@@ -49,7 +50,7 @@ pub(in crate::ops) fn attention(
     let read = Read { shape, query, key, value, bias, scale };
     let mut log_sums = vec![0.0; batch * heads * queries];
     let out = typed!(dtype, E => {
-        let mut out = bytemuck::zeroed_vec::<E>(batch * queries * heads * width);
+        let mut out = zeros::<E>(batch * queries * heads * width);
         kernels::attention(path(), &read.view::<E>(), products(dtype), &mut out, Some(&mut log_sums));
         tensor(out, [batch, queries, heads, width])
     });

@@ -5,7 +5,9 @@ use burn::{
     tensor::{Tensor, activation::relu},
 };
 use unclip_kernels::{
-    self as kernels, Conv, Epilogue, Input, Resample, Size, norm,
+    self as kernels, Conv, Epilogue, Input, Resample, Size,
+    memory::zeros,
+    norm,
     picture::{avg_pool_2x2, upsample_nearest_2x},
 };
 
@@ -92,7 +94,7 @@ pub(in crate::ops) fn conv2d(
         if let Some(residual) = &residual {
             epilogue = epilogue.residual(residual.values());
         }
-        let mut out = bytemuck::zeroed_vec::<E>(size.pixels() * channels_out);
+        let mut out = zeros::<E>(size.pixels() * channels_out);
         let packed = operation.layer.packed();
         conv.forward(path(), &packed.0, operation.input::<E>(), epilogue, &mut out);
         Picture::from_values(out, size, channels_out)
@@ -130,7 +132,7 @@ impl Convolved {
         let Self { conv, x, .. } = self;
         let (dtype, channels) = (x.dtype(), x.channels);
         let seen = conv.seen_size(x.size);
-        let mut by_seen = bytemuck::zeroed_vec::<E>(seen.pixels() * channels);
+        let mut by_seen = zeros::<E>(seen.pixels() * channels);
         conv.input_gradient(
             path(),
             &self.layer.transposed(format(dtype)),
@@ -175,7 +177,7 @@ impl Convolved {
         match self.conv.resampling() {
             Resample::Keep => gradient,
             Resample::Double => {
-                let mut sums = bytemuck::zeroed_vec::<E>(size.pixels() * channels);
+                let mut sums = zeros::<E>(size.pixels() * channels);
                 avg_pool_2x2(path(), &gradient, seen, channels, &mut sums);
                 // A sum of four is four means; the factor is a power of two, and rounds nothing.
                 scale_by(&mut sums, 4.0);
@@ -194,13 +196,13 @@ pub(super) fn spread_means<E: Value>(
     channels: usize,
 ) -> Vec<E> {
     let even = Size::new(size.batch, 2 * small.height, 2 * small.width);
-    let mut spread = bytemuck::zeroed_vec::<E>(even.pixels() * channels);
+    let mut spread = zeros::<E>(even.pixels() * channels);
     upsample_nearest_2x(gradient, small, channels, &mut spread);
     scale_by(&mut spread, 0.25);
     if even == size {
         return spread;
     }
-    let mut out = bytemuck::zeroed_vec::<E>(size.pixels() * channels);
+    let mut out = zeros::<E>(size.pixels() * channels);
     let (from, to) = (even.width * channels, size.width * channels);
     for picture in 0..size.batch {
         for row in 0..even.height {

@@ -6,7 +6,9 @@ use burn::{
     backend::flex::FlexTensor,
     tensor::{DType, Tensor, bf16, f16},
 };
-use unclip_kernels::{self as kernels, Epilogue, Format, Input, Size, Values, Weights};
+use unclip_kernels::{
+    self as kernels, Epilogue, Format, Input, Size, Values, Weights, memory::zeros,
+};
 
 use super::{
     Floats, activations, contiguous, format, path,
@@ -58,7 +60,7 @@ pub(in crate::ops) fn linear<const D: usize>(
         if let Some(residual) = &residual {
             epilogue = epilogue.residual(values(residual));
         }
-        let mut out = bytemuck::zeroed_vec::<E>(rows * channels_out);
+        let mut out = zeros::<E>(rows * channels_out);
         kernels::linear(path(), &layer.packed().0, values::<E>(&read), epilogue, &mut out);
         tensor(out, shape)
     });
@@ -88,7 +90,7 @@ impl Operation<4> for Projected {
         typed!(dtype, E => {
             let gradient = values::<E>(&gradient);
             let by_x = x.then(|| {
-                let mut out = bytemuck::zeroed_vec::<E>(rows * channels_in);
+                let mut out = zeros::<E>(rows * channels_in);
                 let transposed = self.layer.transposed(format(dtype));
                 kernels::linear(path(), &transposed, gradient, Epilogue::<E>::new(), &mut out);
                 tensor(out, self.x.layout().shape().to_vec())
@@ -120,7 +122,7 @@ pub(in crate::ops) fn activate<const D: usize>(
     let stored = Stored::new(operand.tensor.clone());
     let out = typed!(stored.values.dtype(), E => {
         let values = values::<E>(&stored.values);
-        let mut out = bytemuck::zeroed_vec::<E>(values.len());
+        let mut out = zeros::<E>(values.len());
         kernels::activation::activate(path(), activation, values, &mut out);
         stored.like(tensor(out, stored.values.layout().shape().to_vec()))
     });
@@ -139,7 +141,7 @@ impl Operation<1> for Activated {
         let gradient = self.x.order(gradient);
         let by_x = typed!(self.x.values.dtype(), E => {
             let (x, gradient) = (values::<E>(&self.x.values), values::<E>(&gradient));
-            let mut out = bytemuck::zeroed_vec::<E>(x.len());
+            let mut out = zeros::<E>(x.len());
             kernels::activation::activate_backward(path(), self.activation, x, gradient, &mut out);
             self.x.like(tensor(out, self.x.values.layout().shape().to_vec()))
         });

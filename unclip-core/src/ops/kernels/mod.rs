@@ -26,7 +26,7 @@ use burn::{
     backend::flex::FlexTensor,
     tensor::{DType, Element, Tensor, TensorData, bf16, f16},
 };
-use unclip_kernels::{Format, Size, cpu::Path};
+use unclip_kernels::{Format, Size, cpu::Path, memory::zeros};
 
 use record::{Operand, reach};
 
@@ -76,7 +76,7 @@ fn tensor<E: Value>(values: Vec<E>, shape: impl Into<Vec<usize>>) -> FlexTensor 
 /// A tensor of type `dtype` from contiguous values, rounded where it has 16 bits.
 fn rounded(values: Vec<f32>, dtype: DType, shape: impl Into<Vec<usize>>) -> FlexTensor {
     fn narrow<E: Value>(values: &[f32]) -> Vec<E> {
-        let mut out = bytemuck::zeroed_vec::<E>(values.len());
+        let mut out = zeros::<E>(values.len());
         unclip_kernels::narrow(path(), values, &mut out);
         out
     }

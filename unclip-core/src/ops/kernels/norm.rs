@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use burn::{backend::flex::FlexTensor, tensor::Tensor};
-use unclip_kernels::norm::{self, GroupStatistics, Pixels};
+use unclip_kernels::{
+    memory::zeros,
+    norm::{self, GroupStatistics, Pixels},
+};
 
 use super::{
     Floats, Picture, activations, contiguous, path,
@@ -87,7 +90,7 @@ pub(in crate::ops) fn apply(x: &Tensor<4>, affine: &Affine, silu: bool) -> Optio
     let x = Picture::new(operand.tensor.clone());
     let out = typed!(x.dtype(), E => {
         let values = x.values::<E>();
-        let mut out = bytemuck::zeroed_vec::<E>(values.len());
+        let mut out = zeros::<E>(values.len());
         norm::apply(path(), values, pixels(&x), scale.values(), shift.values(), silu, &mut out);
         Picture::from_values(out, x.size, x.channels)
     });
@@ -147,7 +150,7 @@ pub(in crate::ops) fn layer_norm<const D: usize>(
     let epsilon = epsilon as f32;
     let out = typed!(x.dtype(), E => {
         let values = values::<E>(&x);
-        let mut out = bytemuck::zeroed_vec::<E>(values.len());
+        let mut out = zeros::<E>(values.len());
         norm::layer_norm(path(), values, weight.values(), bias.values(), epsilon, &mut out);
         tensor(out, shape)
     });

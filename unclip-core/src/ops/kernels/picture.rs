@@ -4,7 +4,7 @@ use burn::{
     backend::{Flex, flex::FlexTensor},
     tensor::{Float, Tensor},
 };
-use unclip_kernels::{Size, picture as kernels};
+use unclip_kernels::{Size, memory::zeros, picture as kernels};
 
 use super::{
     Picture, activations,
@@ -42,7 +42,7 @@ pub(in crate::ops) fn max_pool_3x3(x: &Tensor<4>) -> Option<Tensor<4>> {
     let [height, width] = [x.size.height, x.size.width].map(|side| kernels::windows(side, 3, 2));
     let small = Size::new(x.size.batch, height, width);
     let out = typed!(x.dtype(), E => {
-        let mut out = bytemuck::zeroed_vec::<E>(small.pixels() * x.channels);
+        let mut out = zeros::<E>(small.pixels() * x.channels);
         kernels::max_pool::<E>(path(), x.values(), x.size, x.channels, (3, 2), &mut out);
         Picture::from_values(out, small, x.channels)
     });
@@ -62,7 +62,7 @@ impl Resampled {
     /// From large to small.
     fn halve(self, x: &Picture) -> Picture {
         typed!(x.dtype(), E => {
-            let mut out = bytemuck::zeroed_vec::<E>(self.small.pixels() * self.channels);
+            let mut out = zeros::<E>(self.small.pixels() * self.channels);
             kernels::avg_pool_2x2::<E>(path(), x.values(), self.large, self.channels, &mut out);
             if !self.halved {
                 // The gradient of a repeated value is a sum of four: four means.
@@ -78,7 +78,7 @@ impl Resampled {
             let out = if self.halved {
                 spread_means::<E>(x.values(), self.small, self.large, self.channels)
             } else {
-                let mut out = bytemuck::zeroed_vec::<E>(self.large.pixels() * self.channels);
+                let mut out = zeros::<E>(self.large.pixels() * self.channels);
                 kernels::upsample_nearest_2x(x.values(), self.small, self.channels, &mut out);
                 out
             };
@@ -106,7 +106,7 @@ pub(in crate::ops) fn join_channels(left: &Tensor<4>, right: &Tensor<4>) -> Opti
     assert_eq!(left.size, right.size, "pictures whose channels are joined");
     let channels = left.channels + right.channels;
     let out = typed!(left.dtype(), E => {
-        let mut out = bytemuck::zeroed_vec::<E>(left.size.pixels() * channels);
+        let mut out = zeros::<E>(left.size.pixels() * channels);
         let (a, b) = (left.values::<E>(), right.values::<E>());
         kernels::join_channels(a, left.channels, b, right.channels, &mut out);
         Picture::from_values(out, left.size, channels)
@@ -142,7 +142,7 @@ pub(in crate::ops) fn add(left: &Tensor<4>, right: &Tensor<4>) -> Option<Tensor<
     let left = Picture::new(operands.0.tensor.clone());
     let right = Picture::new(operands.1.tensor.clone());
     let out = typed!(left.dtype(), E => {
-        let mut out = bytemuck::zeroed_vec::<E>(left.values::<E>().len());
+        let mut out = zeros::<E>(left.values::<E>().len());
         kernels::add::<E>(path(), left.values(), right.values(), &mut out);
         Picture::from_values(out, left.size, left.channels)
     });

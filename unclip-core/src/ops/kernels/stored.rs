@@ -1,7 +1,7 @@
 //! The order in which values lie in memory, which for pictures is not that of their axes.
 
 use burn::backend::flex::FlexTensor;
-use unclip_kernels::picture::add;
+use unclip_kernels::{memory::zeros, picture::add};
 
 use super::{contiguous, path, permute, tensor, typed, values};
 
@@ -51,7 +51,7 @@ pub(super) fn sum(left: FlexTensor, right: FlexTensor) -> FlexTensor {
     let left = Stored::new(left);
     let right = left.order(right);
     typed!(right.dtype(), E => {
-        let mut out = bytemuck::zeroed_vec::<E>(right.layout().num_elements());
+        let mut out = zeros::<E>(right.layout().num_elements());
         add::<E>(path(), values(&left.values), values(&right), &mut out);
         left.like(tensor(out, right.layout().shape().to_vec()))
     })
