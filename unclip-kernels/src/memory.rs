@@ -4,20 +4,22 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rayon::prelude::*;
 
-use crate::element::Element;
+use crate::{aligned::huge_pages, element::Element};
 
 /// Whether [`keep_freed`] was asked for, and answered.
 static KEPT: AtomicBool = AtomicBool::new(false);
 
 /// `len` zeros.
 ///
-/// New memory comes zeroed from the system, page by page as it is first written to. What was [kept](keep_freed) has to be
+/// New memory comes zeroed from the system, page by page as it is first written to; large pages are asked for. What was [kept](keep_freed) has to be
 /// cleared, which takes a twentieth of a training step on one thread; so all threads do it.
 pub fn zeros<T: Element>(len: usize) -> Vec<T> {
     /// What a thread clears at once, and what is left to one.
     const BYTES: usize = 1 << 18;
     if !KEPT.load(Ordering::Relaxed) || len.saturating_mul(size_of::<T>()) < 2 * BYTES {
-        return bytemuck::zeroed_vec(len);
+        let values = bytemuck::zeroed_vec(len);
+        huge_pages(&values);
+        return values;
     }
     let mut values = Vec::with_capacity(len);
     let room = &mut values.spare_capacity_mut()[..len];

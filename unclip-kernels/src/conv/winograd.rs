@@ -6,6 +6,9 @@
 //! precision is lost: a few units in the last place of the largest number near a window. What is no number reaches every pixel
 //! of a block whose windows see it.
 //!
+//! Where the picture is doubled in front of the convolution, the two middle pixels of four are one, and 7 of the 16 points are
+//! zero and left out.
+//!
 //! Filters are brought to the points anew for each pass, which costs little beside many pixels, and would otherwise double what
 //! a model holds.
 
@@ -21,7 +24,7 @@ use crate::{
     pack::Packed,
     parallel::{self, part},
     scratch::{self, Scratch, Scratched as _},
-    stage::{Input, Region, Size, stage},
+    stage::{Grid, Input, Region, Resample, Size, stage},
 };
 
 /// Points of a block, four to each axis.
@@ -76,37 +79,59 @@ pub(super) fn run<T: Element, U: Element>(
         return;
     }
     let mut shared = f32::with_scratch(|scratch| std::mem::take(&mut scratch.shared));
-    let filters = filters_at_points(path, weights, &mut shared);
+    let points = Points::of(geometry);
+    let filters = filters_at_points(path, weights, points, &mut shared);
     let cut = Cut::new(geometry.output, weights.panels(), rayon::current_num_threads());
     parallel::for_each(cut.tasks(), |index| {
         let task = cut.task(index);
-        let job = Job { path, filters, weights, geometry, input, output: &output, task };
+        let job = Job { path, filters, points, weights, geometry, input, output: &output, task };
         f32::with_scratch(|scratch| job.run(scratch));
     });
     f32::with_scratch(|scratch| scratch.shared = shared);
+}
+
+/// Which points are not zero whatever the picture is.
+#[derive(Debug, Clone, Copy)]
+struct Points {
+    /// Whether the second and the third of four pixels are one, along each axis.
+    doubled: bool,
+}
+
+impl Points {
+    fn of(geometry: &Geometry) -> Self {
+        let doubled = geometry.grid == Grid::Resampled(Resample::Double);
+        Self { doubled: doubled && geometry.origin.rem_euclid(2) == 1 }
+    }
+
+    /// Whether `point` is one of those; `Bᵀ` takes its third value as the third less the second.
+    #[inline(always)]
+    fn has(self, point: usize) -> bool {
+        !(self.doubled && (point / 4 == 2 || point % 4 == 2))
+    }
 }
 
 /// `G g Gᵀ` of all filters: panels of points of rows of 16 columns, a row for each channel.
 fn filters_at_points<'a>(
     path: Path,
     weights: &Packed<f32>,
+    points: Points,
     room: &'a mut Aligned<f32>,
 ) -> &'a [f32] {
     let depth = weights.depth;
     let panel_len = POINTS * depth * TILE;
     let filters = room.set_len(weights.panels() * panel_len);
-    parallel::for_each_chunk(filters, panel_len, |panel, points| {
+    parallel::for_each_chunk(filters, panel_len, |panel, filters| {
         let packed = &weights.values[panel * weights.panel_len()..][..9 * depth * TILE];
         path.vectorize(
             #[inline(always)]
-            || panel_at_points(packed.as_chunks().0, depth, points.as_chunks_mut().0),
+            || panel_at_points(packed.as_chunks().0, depth, points, filters.as_chunks_mut().0),
         );
     });
     filters
 }
 
 #[inline(always)]
-fn panel_at_points(packed: &[Lanes], depth: usize, points: &mut [Lanes]) {
+fn panel_at_points(packed: &[Lanes], depth: usize, points: Points, filters: &mut [Lanes]) {
     for first in (0..depth).step_by(CHUNK) {
         let len = CHUNK.min(depth - first);
         for channel in 0..len {
@@ -118,7 +143,10 @@ fn panel_at_points(packed: &[Lanes], depth: usize, points: &mut [Lanes]) {
             let taps = transposed(taps.map(filter_points));
             for (column, taps) in taps.into_iter().enumerate() {
                 for (row, values) in filter_points(taps).into_iter().enumerate() {
-                    points[(4 * row + column) * depth + first + channel] = values;
+                    let point = 4 * row + column;
+                    if points.has(point) {
+                        filters[point * depth + first + channel] = values;
+                    }
                 }
             }
         }
@@ -215,6 +243,7 @@ impl Cut {
 struct Job<'a, T, U> {
     path: Path,
     filters: &'a [f32],
+    points: Points,
     weights: &'a Packed<f32>,
     geometry: &'a Geometry,
     input: &'a Input<'a, T>,
@@ -250,6 +279,9 @@ impl<T: Element, U: Element> Job<'_, T, U> {
                 let sums = &mut sums[group % kept * POINTS * pairs * 2 * WIDTH..][..group_len];
                 for (at, sums) in sums.chunks_exact_mut(2 * width).enumerate() {
                     let (point, pair) = (at / pairs, at % pairs);
+                    if !self.points.has(point) {
+                        continue;
+                    }
                     let start = point * plane + 2 * pair * TILE * pixel;
                     let filters = (first * POINTS + point) * depth + channels.start;
                     let block = Block {
@@ -324,8 +356,11 @@ impl<T: Element, U: Element> Job<'_, T, U> {
                         let pixels = transposed(pixels.map(input_points));
                         for (column, pixels) in pixels.into_iter().enumerate() {
                             for (row, values) in input_points(pixels).into_iter().enumerate() {
-                                let at = (4 * row + column) * plane + block * pixel + channel;
-                                points[at..at + TILE].copy_from_slice(&values);
+                                let point = 4 * row + column;
+                                if self.points.has(point) {
+                                    let at = point * plane + block * pixel + channel;
+                                    points[at..at + TILE].copy_from_slice(&values);
+                                }
                             }
                         }
                     }
@@ -341,8 +376,10 @@ impl<T: Element, U: Element> Job<'_, T, U> {
         for tile in 0..tiles {
             let rows = self.rows(tile);
             for panel in 0..width {
-                let points: [&CTile; POINTS] =
-                    std::array::from_fn(|point| &sums[point * tile_rows + tile * width + panel]);
+                let points: [&CTile; POINTS] = std::array::from_fn(|point| {
+                    let at = point * tile_rows + tile * width + panel;
+                    if self.points.has(point) { &sums[at] } else { &CTile::ZERO }
+                });
                 let mut pixels = [CTile::ZERO; SIDE * SIDE];
                 self.path.vectorize(
                     #[inline(always)]
