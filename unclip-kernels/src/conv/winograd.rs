@@ -37,7 +37,8 @@ const SIDE: usize = 2;
 /// every panel of filters passes over them.
 const BLOCKS: usize = 8;
 
-/// Channels that a task brings to the points at once, at most: with so few, three panels of filters at a point stay in the first-level cache while all blocks meet them.
+/// Channels that a task brings to the points at once, at most: of so few, three panels of filters at a point stay in the
+/// first-level cache while all blocks meet them.
 const SLICE: usize = 160;
 
 /// Panels of a group, whose sums a task holds at all points at once.
@@ -49,7 +50,7 @@ type Lanes = [f32; TILE];
 /// Whether this is the faster way. How many pictures there are does not count, so that none depends on its neighbours in a
 /// batch.
 pub(super) fn suits(weights: &Packed<f32>, geometry: &Geometry) -> bool {
-    // Filters cost as much as some hundred pixels; channels and panels, as much as a few dozen of the other.
+    // With fewer, bringing filters and pixels to the points, and sums back, takes longer than the products that are saved.
     const PIXELS: usize = 24 * 24;
     const CHANNELS: usize = 4 * TILE;
     let Size { height, width, .. } = geometry.output;
