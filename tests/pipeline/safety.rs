@@ -2,7 +2,7 @@
 
 use std::{
     io::Write,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, Once},
 };
 
 use unclip::{
@@ -202,6 +202,13 @@ impl Write for Shared {
 
 /// What `work` writes into the log.
 pub(crate) fn log_of(work: impl FnOnce()) -> String {
+    // Without a subscriber for all threads, a test beside this one that logs the same line first may mark it as of no interest
+    // to anybody while this one begins to listen.
+    static LISTENING: Once = Once::new();
+    LISTENING.call_once(|| {
+        let subscriber = tracing_subscriber::fmt().with_writer(std::io::sink).finish();
+        tracing::subscriber::set_global_default(subscriber).expect("no other test listens");
+    });
     let out = Shared::default();
     let sink = out.clone();
     let subscriber = tracing_subscriber::fmt().with_writer(move || sink.clone()).finish();
