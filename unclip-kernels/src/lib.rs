@@ -19,7 +19,7 @@
 //! | [`cpu`] | which instructions the processor has, and which are used: a [`cpu::Path`] |
 //! | [`norm`] | group and layer normalisation, and their gradients |
 //! | [`parallel`] | splitting work over rayon's pool so that results do not depend on the number of threads |
-//! | [`memory`] | what the allocator does with memory that is given back |
+//! | [`memory`] | memory for results, and what the allocator does with it when it is given back |
 //! | [`picture`] | what moves whole pixels: resampling, maxima, joining channels |
 
 pub mod activation;

@@ -11,8 +11,8 @@ static KEPT: AtomicBool = AtomicBool::new(false);
 
 /// `len` zeros.
 ///
-/// New memory comes zeroed from the system, page by page as it is first written to; large pages are asked for. What was [kept](keep_freed) has to be
-/// cleared, which takes a twentieth of a training step on one thread; so all threads do it.
+/// New memory comes zeroed from the system, page by page as it is first written to; large pages are asked for. What was
+/// [kept](keep_freed) has to be cleared, which takes a twentieth of a training step on one thread; so all threads do it.
 pub fn zeros<T: Element>(len: usize) -> Vec<T> {
     /// What a thread clears at once, and what is left to one.
     const BYTES: usize = 1 << 18;

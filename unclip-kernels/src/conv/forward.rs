@@ -13,7 +13,7 @@ use super::{
 use crate::{
     cpu::Path,
     element::Element,
-    epilogue::{Epilogue, Output, Rows},
+    epilogue::{Output, Rows},
     gemm::{Block, Compute, Panels, Staged, Step, TILE, Unit},
     pack::{Packed, steps},
     parallel,
@@ -21,24 +21,14 @@ use crate::{
     stage::{Input, Region, Size, stage},
 };
 
-/// Computes the convolution.
-///
-/// # Panics
-///
-/// When the length of `input`, of `output` or of an operand of `epilogue` does not fit the sizes.
+/// Computes the convolution, of an input and an output that were checked.
 pub(super) fn run<S: Compute, T: Element, U: Element>(
     path: Path,
     weights: &Packed<S>,
     geometry: &Geometry,
     input: &Input<'_, T>,
-    epilogue: Epilogue<'_, U>,
-    output: &mut [U],
+    output: &Output<'_, U>,
 ) {
-    input.check(weights.depth);
-    let output = Output::new(output, geometry.output, weights.columns, epilogue);
-    if geometry.output.pixels() == 0 {
-        return;
-    }
     let problem = Problem {
         output: geometry.output,
         kernel: weights.kernel,
@@ -49,7 +39,7 @@ pub(super) fn run<S: Compute, T: Element, U: Element>(
     let plan = Plan::new::<S>(&problem, rayon::current_num_threads());
     parallel::for_each(plan.tasks(), |index| {
         let task = plan.task(index);
-        let job = Job { path, weights, geometry, input, output: &output, task: &task };
+        let job = Job { path, weights, geometry, input, output, task: &task };
         S::with_scratch(|scratch| job.run(scratch));
     });
 }

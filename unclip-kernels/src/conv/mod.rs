@@ -15,7 +15,7 @@ use half::bf16;
 use crate::{
     cpu::Path,
     element::Element,
-    epilogue::Epilogue,
+    epilogue::{Epilogue, Output},
     pack::{Data, Format, Weights},
     stage::{Grid, Input, Resample, Size},
 };
@@ -244,6 +244,10 @@ impl Conv {
 }
 
 /// Computes a convolution in the format of its weights.
+///
+/// # Panics
+///
+/// When the length of `input`, of `output` or of an operand of `epilogue` does not fit the sizes.
 fn run<T: Element, U: Element>(
     path: Path,
     weights: &Weights,
@@ -252,15 +256,20 @@ fn run<T: Element, U: Element>(
     epilogue: Epilogue<'_, U>,
     output: &mut [U],
 ) {
+    input.check(weights.channels_in());
+    let output = &Output::new(output, geometry.output, weights.channels_out(), epilogue);
+    if geometry.output.pixels() == 0 {
+        return;
+    }
     match &weights.data {
         Data::F32(packed) if winograd::suits(packed, geometry) => {
-            winograd::run(path, packed, geometry, input, epilogue, output);
+            winograd::run(path, packed, geometry, input, output);
         }
         Data::F32(packed) => {
-            forward::run(path, packed, geometry, input, epilogue, output);
+            forward::run(path, packed, geometry, input, output);
         }
         Data::Bf16(packed) => {
-            forward::run(path, packed, geometry, input, epilogue, output);
+            forward::run(path, packed, geometry, input, output);
         }
     }
 }

@@ -19,7 +19,7 @@ use crate::{
     aligned::Aligned,
     cpu::Path,
     element::Element,
-    epilogue::{Epilogue, Output, Rows},
+    epilogue::{Output, Rows},
     gemm::{Block, CHUNK, CTile, Compute as _, Panels, Staged, Step, TILE, Unit},
     pack::Packed,
     parallel::{self, part},
@@ -61,31 +61,21 @@ pub(super) fn suits(weights: &Packed<f32>, geometry: &Geometry) -> bool {
         && height.saturating_mul(width) >= PIXELS
 }
 
-/// Computes the convolution.
-///
-/// # Panics
-///
-/// When the length of `input`, of `output` or of an operand of `epilogue` does not fit the sizes.
+/// Computes the convolution, of an input and an output that were checked.
 pub(super) fn run<T: Element, U: Element>(
     path: Path,
     weights: &Packed<f32>,
     geometry: &Geometry,
     input: &Input<'_, T>,
-    epilogue: Epilogue<'_, U>,
-    output: &mut [U],
+    output: &Output<'_, U>,
 ) {
-    input.check(weights.depth);
-    let output = Output::new(output, geometry.output, weights.columns, epilogue);
-    if geometry.output.pixels() == 0 {
-        return;
-    }
     let mut shared = f32::with_scratch(|scratch| std::mem::take(&mut scratch.shared));
     let points = Points::of(geometry);
     let filters = filters_at_points(path, weights, points, &mut shared);
     let cut = Cut::new(geometry.output, weights.panels(), rayon::current_num_threads());
     parallel::for_each(cut.tasks(), |index| {
         let task = cut.task(index);
-        let job = Job { path, filters, points, weights, geometry, input, output: &output, task };
+        let job = Job { path, filters, points, weights, geometry, input, output, task };
         f32::with_scratch(|scratch| job.run(scratch));
     });
     f32::with_scratch(|scratch| scratch.shared = shared);
