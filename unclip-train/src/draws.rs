@@ -21,7 +21,7 @@ pub enum Purpose {
     Caption = 2,
     /// Which part of a picture is shown.
     View = 3,
-    /// Timesteps, and the noise that a network is to remove.
+    /// The noise that a network is to remove.
     Noise = 4,
     /// Which conditions are dropped, and the noise on those that are not.
     Condition = 5,
@@ -31,6 +31,8 @@ pub enum Purpose {
     Degradation = 7,
     /// The noise that sample sheets begin with.
     Sheet = 8,
+    /// How much noise a network is to remove.
+    Timestep = 9,
 }
 
 /// A stream of random numbers.

@@ -6,9 +6,11 @@
 //! where rows are short, sixteen that follow each other in the staged picture, of which those in the padding are
 //! computed and thrown away.
 
+use std::ops::Range;
+
 use super::{
     Geometry,
-    plan::{Plan, Problem, Task, run_len, slice_steps},
+    plan::{Plan, Problem, Task, run_len, slice_channels},
 };
 use crate::{
     cpu::Path,
@@ -75,71 +77,80 @@ impl<S: Compute, T: Element, U: Element> Job<'_, S, T, U> {
         if images.is_empty() || rows.is_empty() || columns.is_empty() || panels.is_empty() {
             return;
         }
-        let region = self.region();
-        let pixel = S::pixel(self.weights.depth);
+        let depth = self.weights.depth;
+        let pixels = self.region(0..depth).len(1);
+        let slice = slice_channels::<S>(self.weights.kernel, pixels, depth).unwrap_or(depth);
+        let unit = Unit::new(self.path);
+        for first in (0..depth).step_by(slice) {
+            self.add_slice(&unit, first..depth.min(first + slice), scratch);
+        }
+    }
+
+    /// Adds what these channels give to the sums, and writes them after the last channel.
+    fn add_slice(&self, unit: &Unit, channels: Range<usize>, scratch: &mut Scratch<S>) {
+        let panels = &self.task.panels;
+        let region = self.region(channels.clone());
+        let pixel = S::pixel(channels.len());
         let row_stride = self.geometry.stride * pixel;
         // Rows that only fill the last tile read up to this much past the region; what they find is never used.
         let staged = scratch.staged.set_len(region.len(pixel) + TILE * row_stride);
         stage(self.path, self.input, self.geometry.grid, &region, staged);
         let staged = &*staged;
 
-        let steps =
-            steps::<S>(self.weights.kernel, self.weights.depth, region.columns * pixel, pixel);
         let row_tiles = self.row_tiles(region.rows, region.columns, pixel);
-        let unit = Unit::new(self.path);
-        // Sums are set aside between blocks of steps: those of one group of panels, which are then done, or, where the staged
-        // input is met in slices, those of all groups, which then meet the next slice.
-        let slice = slice_steps::<S>(self.weights.kernel, region.len(1), self.weights.depth);
-        let block_steps = slice.unwrap_or(S::STEPS);
-        let blocks = steps.len().div_ceil(block_steps);
+        let steps = steps::<S>(self.weights.kernel, channels.len(), region.columns * pixel, pixel);
+        // Sums are set aside between blocks of steps: those of one group of panels, which are then done, or, where the input is
+        // met in slices, those of all groups, which then meet the next slice.
+        let is_slice = channels.len() < self.weights.depth;
         let groups = panels.len().div_ceil(S::WIDTH);
         let pairs = row_tiles.len().div_ceil(2);
-        let kept = if blocks > 1 { pairs } else { 1 };
-        let kept_groups = if slice.is_some() && blocks > 1 { groups } else { 1 };
+        let kept = if is_slice || steps.len() > S::STEPS { pairs } else { 1 };
+        let kept_groups = if is_slice { groups } else { 1 };
         let sums = scratch::tiles(&mut scratch.sums, kept_groups * kept * 2 * S::WIDTH);
         let panel_len = self.weights.panel_len();
+        let slice_len = depth(&steps);
 
-        for turn in 0..groups * blocks {
-            let (group, block) = match slice {
-                Some(_) => (turn % groups, turn / groups),
-                None => (turn / blocks, turn % blocks),
-            };
+        for group in 0..groups {
             let first = panels.start + group * S::WIDTH;
             let width = S::WIDTH.min(panels.end - first);
-            let (before, own) = steps.split_at(block * block_steps);
-            let steps = &own[..block_steps.min(own.len())];
-            let done = depth(before) * TILE;
-            let packed = &self.weights.values[first * panel_len + done..];
-            // Behind this block's values come the next block's, or those of the next panels.
-            let next = match slice {
-                None if block + 1 < blocks => depth(steps) * TILE,
-                None => S::WIDTH * panel_len - done,
-                Some(_) => S::WIDTH * panel_len,
-            };
-            for (index, pair) in row_tiles.chunks(2).enumerate() {
-                let at = (group % kept_groups * kept + index % kept) * 2 * S::WIDTH;
-                let sums = &mut sums[at..at + 2 * width];
-                let last = pair.len() - 1;
-                let operands = Block {
-                    staged: Staged {
-                        values: staged,
-                        starts: [pair[0].start, pair[last].start],
-                        row_stride,
-                        depth_stride: 1,
-                        rows: last * TILE + pair[last].len(),
-                    },
-                    panels: Panels {
-                        values: packed,
-                        panel_stride: panel_len,
-                        depth_stride: TILE,
-                        ahead: next + index * depth(steps) * TILE / 8,
-                    },
-                    steps,
-                    sums,
-                    fresh: block == 0,
+            let mut done = 0;
+            for steps in steps.chunks(S::STEPS) {
+                // In a slice, windows have one pixel, and its values lie together in a panel.
+                let (start, len) = (channels.start + done, depth(steps));
+                let is_last = start + len == panel_len / TILE;
+                done += len;
+                // Behind this block's values come the next block's, or the slice's first of the next panels.
+                let next = if done < slice_len {
+                    len * TILE
+                } else {
+                    (S::WIDTH * panel_len).saturating_sub((done - len) * TILE)
                 };
-                S::multiply(&unit, operands);
-                if block + 1 == blocks {
+                for (index, pair) in row_tiles.chunks(2).enumerate() {
+                    let at = (group % kept_groups * kept + index % kept) * 2 * S::WIDTH;
+                    let sums = &mut sums[at..at + 2 * width];
+                    let last = pair.len() - 1;
+                    let operands = Block {
+                        staged: Staged {
+                            values: staged,
+                            starts: [pair[0].start, pair[last].start],
+                            row_stride,
+                            depth_stride: 1,
+                            rows: last * TILE + pair[last].len(),
+                        },
+                        panels: Panels {
+                            values: &self.weights.values[first * panel_len + start * TILE..],
+                            panel_stride: panel_len,
+                            depth_stride: TILE,
+                            ahead: next + index * len * TILE / 8,
+                        },
+                        steps,
+                        sums,
+                        fresh: start == 0,
+                    };
+                    S::multiply(unit, operands);
+                    if !is_last {
+                        continue;
+                    }
                     for (row_tile, sums) in pair.iter().zip(sums.chunks(width)) {
                         // SAFETY: the tasks of a plan share no pixel and channel, and this task writes each once.
                         unsafe {
@@ -151,8 +162,8 @@ impl<S: Compute, T: Element, U: Element> Job<'_, S, T, U> {
         }
     }
 
-    /// The part of the input under the windows of this task's pixels.
-    fn region(&self) -> Region {
+    /// The part of these channels of the input under the windows of this task's pixels.
+    fn region(&self, channels: Range<usize>) -> Region {
         let Task { images, rows, columns, .. } = self.task;
         let stride = self.geometry.stride;
         let origin = |start: usize| self.geometry.origin.saturating_add_unsigned(start * stride);
@@ -163,7 +174,7 @@ impl<S: Compute, T: Element, U: Element> Job<'_, S, T, U> {
             step: 1,
             rows: extent(rows.len(), self.weights.kernel[0]),
             columns: extent(columns.len(), self.weights.kernel[1]),
-            channels: 0..self.weights.depth,
+            channels,
             depth: self.weights.depth,
         }
     }

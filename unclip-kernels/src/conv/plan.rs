@@ -1,7 +1,7 @@
 //! The cut of a convolution into tasks.
 //!
 //! A task is a tile of the output (some pictures, rows and columns) times a share of the output channels. Its staged
-//! input has to stay in the second-level cache while every panel of weights passes over it; a larger tile reads the
+//! input, or a slice of its channels, has to stay in the second-level cache while every panel of weights passes over it; a larger tile reads the
 //! weights less often and stages fewer pixels twice, and many small tasks keep all threads busy to the end. The cut
 //! with the lowest estimated time wins. It never changes a sum, so it may depend on the number of threads.
 
@@ -19,6 +19,9 @@ const STAGED_BYTES: usize = 5 << 18;
 /// What a staged tile may take before it crowds the panels in use, those fetched ahead and the sums out of that cache,
 /// and by how much products then slow down.
 const CROWDED: (usize, f64) = (6 << 17, 1.15);
+
+/// Cycles for a tile of sums to leave the first-level cache and to come back: 2 KiB.
+const SUMS_CYCLES: f64 = 128.0;
 
 /// The sizes that a plan depends on.
 #[derive(Debug, Clone, Copy)]
@@ -95,17 +98,18 @@ impl Plan {
         let row_tiles = row_tiles(self.tile, problem) as f64;
         let products = row_tiles * panels * steps * cycles::<S>();
         let staged = staged_values::<S>(self.tile, problem);
-        let is_sliced =
-            || slice_steps::<S>(problem.kernel, self.tile.pixels(), problem.depth).is_some();
-        let products = if staged * size_of::<S>() > CROWDED.0 && !is_sliced() {
+        let slices = slices::<S>(self.tile, problem);
+        let products = if staged * size_of::<S>() > CROWDED.0 && slices == 1 {
             products * CROWDED.1
         } else {
             products
         };
+        // After each slice but the last, sums are written and read again.
+        let sums = row_tiles * panels * (slices - 1) as f64 * SUMS_CYCLES;
         let weights = panels * steps * (CHUNK * TILE * size_of::<S>()) as f64 / 8.0;
         let staging = staged as f64;
         let rounds = self.tasks().div_ceil(threads) as f64;
-        rounds * (products + 0.5 * weights + staging + 2000.0)
+        rounds * (products + sums + 0.5 * weights + staging + 2000.0)
     }
 
     /// The number of tasks.
@@ -130,9 +134,12 @@ impl Plan {
 /// Heights of tiles to try: the largest that fits, and those that cut the picture into a few more equal parts.
 fn heights<S: Compute>(problem: &Problem, width: usize) -> Vec<usize> {
     let height = problem.output.height;
-    let fits = |tile: usize| {
-        staged_values::<S>(Size::new(1, tile, width), problem) * size_of::<S>() <= STAGED_BYTES
+    let fits = |height: usize| {
+        let tile = Size::new(1, height, width);
+        staged_values::<S>(tile, problem) * size_of::<S>() <= STAGED_BYTES
+            || (problem.output.width == 1 && slices::<S>(tile, problem) > 1)
     };
+    // Rows of a linear layer are met in slices, however many they are; of pictures, tiles that large were slower.
     // The staged size grows with the height, so the largest that fits is found by halving.
     let (mut low, mut high) = (1, height.max(1));
     while low < high {
@@ -152,23 +159,30 @@ fn images<S: Compute>(problem: &Problem) -> Vec<usize> {
     (parts..parts + 8).map(|parts| batch.div_ceil(parts).max(1)).collect()
 }
 
-/// The steps along the depth after which all panels have met a slice of the staged input and the next slice follows: for
-/// linear layers of a few rows, such as the prior's, whose input does not stay in the second-level cache as a whole. None where
-/// it does, where windows have more than one pixel, and where rows are so many that a slice would be thin.
-pub(crate) fn slice_steps<S: Compute>(
+/// In how many slices a tile of the output meets its input.
+fn slices<S: Compute>(tile: Size, problem: &Problem) -> usize {
+    let pixels = staged_pixels(tile, problem);
+    slice_channels::<S>(problem.kernel, pixels, problem.depth)
+        .map_or(1, |channels| problem.depth.div_ceil(channels))
+}
+
+/// The channels of a slice, of which all panels meet one after another: for linear layers of a few rows, such as the prior's,
+/// whose input does not stay in the second-level cache as a whole. None where it does, where windows have more than one pixel,
+/// and where rows are so many that a slice would be thin.
+pub(crate) fn slice_channels<S: Compute>(
     kernel: [usize; 2],
     pixels: usize,
     depth: usize,
 ) -> Option<usize> {
     const THIN: usize = 16;
-    let bytes = pixels * S::pixel(depth) * size_of::<S>();
+    let bytes = pixels.saturating_mul(S::pixel(depth) * size_of::<S>());
     let steps = depth.div_ceil(CHUNK);
-    if kernel != [1, 1] || bytes <= CROWDED.0 || pixels == 0 {
+    if kernel != [1, 1] || bytes <= CROWDED.0 {
         return None;
     }
-    let most = (CROWDED.0 * steps / bytes).min(S::STEPS);
+    let most = CROWDED.0 * steps / bytes;
     // Slices of about equal depth.
-    (most >= THIN).then(|| steps.div_ceil(steps.div_ceil(most)))
+    (most >= THIN).then(|| steps.div_ceil(steps.div_ceil(most)) * CHUNK)
 }
 
 /// Cycles of an AMX core for a step of one tile of sums: 32 products deep, 16 × 16 wide.
@@ -178,11 +192,13 @@ fn cycles<S: Compute>() -> f64 {
 
 /// Values that a tile stages.
 fn staged_values<S: Compute>(tile: Size, problem: &Problem) -> usize {
+    staged_pixels(tile, problem) * S::pixel(problem.depth)
+}
+
+/// Pixels that a tile stages.
+fn staged_pixels(tile: Size, problem: &Problem) -> usize {
     let extent = |len: usize, kernel: usize| len.saturating_sub(1) * problem.stride + kernel;
-    tile.batch
-        * extent(tile.height, problem.kernel[0])
-        * extent(tile.width, problem.kernel[1])
-        * S::pixel(problem.depth)
+    tile.batch * extent(tile.height, problem.kernel[0]) * extent(tile.width, problem.kernel[1])
 }
 
 /// Tiles of 16 rows that cover the pixels of an output tile.

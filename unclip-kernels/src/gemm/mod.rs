@@ -156,7 +156,8 @@ pub(crate) trait Compute: Element + Scratched {
     const UNIT: usize;
     /// Panels of a block, at most.
     const WIDTH: usize;
-    /// Steps after which sums are set aside, so that the panels of a block stay in the second-level cache.
+    /// Steps after which sums are set aside, so that the panels of a block stay in a cache while all rows meet them: the first
+    /// level's for f32, whose products wait for the panels, the second's for bf16.
     const STEPS: usize;
 
     /// `channels`, padded.
@@ -203,7 +204,7 @@ impl Compute for f32 {
     const PAIR: usize = 1;
     const UNIT: usize = 1;
     const WIDTH: usize = 3;
-    const STEPS: usize = 80;
+    const STEPS: usize = 5;
 
     fn multiply(unit: &Unit, block: Block<'_, Self>) {
         block.check();

@@ -126,11 +126,11 @@ impl Diffusion {
         &self.config
     }
 
-    /// Draws a timestep and noise for each row of `clean`, one stream a row.
+    /// Draws noise for each row of `clean`, one stream a row, and puts it on at the given timesteps.
     ///
     /// # Errors
     ///
-    /// None that its own draws could cause; see [`noised_with`](Self::noised_with).
+    /// As [`noised_with`](Self::noised_with).
     ///
     /// # Panics
     ///
@@ -138,15 +138,14 @@ impl Diffusion {
     pub fn noised<const D: usize>(
         &self,
         clean: &Tensor<D>,
+        timesteps: Vec<usize>,
         draws: &mut [Draws],
     ) -> Result<Noised<D>> {
         let shape = clean.dims();
         assert_eq!(shape[0], draws.len(), "one stream a row");
         let row: usize = shape[1..].iter().product();
-        let mut timesteps = Vec::with_capacity(draws.len());
         let mut values = Vec::with_capacity(row * draws.len());
         for draws in draws {
-            timesteps.push(draws.below(self.config.timesteps));
             values.extend(draws.normals(row));
         }
         let noise = Tensor::from_data(TensorData::new(values, shape), &clean.device());

@@ -272,7 +272,8 @@ impl DecoderTask {
         let device = autodiff.clone().inner();
         let Conditioned { clean, embedding, dropped, captions } = self.condition(part, &device)?;
         let rows = part.samples.len();
-        let noised = self.diffusion.noised(&clean, &mut part.draws(Purpose::Noise))?;
+        let timesteps = part.timesteps(self.diffusion.config().timesteps);
+        let noised = self.diffusion.noised(&clean, timesteps, &mut part.draws(Purpose::Noise))?;
 
         let dropped = on(&autodiff, dropped);
         let embedding = on(&autodiff, embedding) * (dropped.clone() * -1.0 + 1.0)

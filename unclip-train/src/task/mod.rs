@@ -124,6 +124,26 @@ impl<'a> Batch<'a> {
         let indices = self.first..self.first + self.samples.len();
         indices.map(|index| Draws::new(self.seed, purpose, self.step, index as u64)).collect()
     }
+
+    /// A timestep below `count` for each sample: those of a whole step are spaced evenly, from a random start (Kingma et al.
+    /// 2021, appendix I.1). Each sample meets every timestep as often as with draws of its own, while the loss of a step, which
+    /// depends on its timesteps more than on its pictures, varies less.
+    pub(crate) fn timesteps(&self, count: usize) -> Vec<usize> {
+        let start = Draws::new(self.seed, Purpose::Timestep, self.step, 0).unit();
+        let indices = self.first..self.first + self.samples.len();
+        indices
+            .map(|index| {
+                let place = (start + index as f64 / self.total as f64).fract();
+                #[expect(
+                    clippy::cast_possible_truncation,
+                    clippy::cast_sign_loss,
+                    reason = "below `count`"
+                )]
+                let timestep = (place * count as f64) as usize;
+                timestep.min(count.saturating_sub(1))
+            })
+            .collect()
+    }
 }
 
 /// What a step found.
@@ -242,4 +262,60 @@ pub(crate) fn layer(path: &str) -> (&str, &str) {
     let mut segments = path.rsplit('.');
     let last = segments.next().unwrap_or_default();
     (segments.next().unwrap_or_default(), last)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::Content;
+
+    fn samples(count: usize) -> Vec<Sample> {
+        let content = Content::Embeddings { image: vec![1.0], text: None };
+        let sample = Sample {
+            key: String::new(),
+            content,
+            captions: Vec::new(),
+            concept: None,
+            family: None,
+            style: None,
+        };
+        vec![sample; count]
+    }
+
+    #[test]
+    fn the_timesteps_of_a_step_are_spread_over_all_however_it_is_cut() {
+        let samples = samples(20);
+        for step in 0..50 {
+            let batch = || Batch::new(&samples, 3, step, 6);
+            let timesteps = batch().timesteps(1000);
+            let mut of_twentieths = [0; 20];
+            timesteps.iter().for_each(|timestep| of_twentieths[timestep / 50] += 1);
+            // Rounding may move one across the border of its twentieth, never two.
+            assert!(of_twentieths.iter().all(|count| *count <= 2), "{timesteps:?}");
+            let cut: Vec<usize> = batch()
+                .shares(3)
+                .into_iter()
+                .flat_map(Batch::parts)
+                .flat_map(|part| part.timesteps(1000))
+                .collect();
+            assert_eq!(cut, timesteps);
+        }
+    }
+
+    #[test]
+    fn every_sample_meets_early_and_late_timesteps_alike() {
+        let samples = samples(4);
+        let mut of_tenths = [[0; 10]; 4];
+        for step in 0..2000 {
+            let timesteps = Batch::new(&samples, 7, step, 4).timesteps(1000);
+            for (counts, timestep) in of_tenths.iter_mut().zip(timesteps) {
+                counts[timestep / 100] += 1;
+            }
+        }
+        // 200 each, with a deviation of 13.
+        assert!(
+            of_tenths.iter().flatten().all(|count| (140..=260).contains(count)),
+            "{of_tenths:?}"
+        );
+    }
 }

@@ -121,7 +121,8 @@ impl PriorTask {
         let views = views(part.samples, &self.clip, self.config.crop, part.draws(Purpose::View))?;
         let truth = self.clip.embeddings(part.samples, &views)?;
         let clean = model.normalise(truth.clone()).inner();
-        let noised = self.diffusion.noised(&clean, &mut part.draws(Purpose::Noise))?;
+        let timesteps = part.timesteps(self.diffusion.config().timesteps);
+        let noised = self.diffusion.noised(&clean, timesteps, &mut part.draws(Purpose::Noise))?;
 
         let timesteps = noised.network_timesteps();
         let autodiff = model.devices()[0].clone();

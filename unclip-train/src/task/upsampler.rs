@@ -178,7 +178,8 @@ impl UpsamplerTask {
         let autodiff = model.unet.devices()[0].clone();
         let device = autodiff.clone().inner();
         let Crops { large, enlarged } = self.crops(part, &device)?;
-        let noised = self.diffusion.noised(&large, &mut part.draws(Purpose::Noise))?;
+        let timesteps = part.timesteps(self.diffusion.config().timesteps);
+        let noised = self.diffusion.noised(&large, timesteps, &mut part.draws(Purpose::Noise))?;
         let timesteps = noised.network_timesteps();
         let both = Tensor::cat(vec![noised.noisy.clone(), enlarged], 1);
         let input = UNetInput::new(on(&autodiff, both), &timesteps);
