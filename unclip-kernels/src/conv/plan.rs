@@ -134,12 +134,12 @@ impl Plan {
 /// Heights of tiles to try: the largest that fits, and those that cut the picture into a few more equal parts.
 fn heights<S: Compute>(problem: &Problem, width: usize) -> Vec<usize> {
     let height = problem.output.height;
+    // Rows of a linear layer are met in slices, in tiles of any height that slices allow; of pictures, tiles that large were slower.
     let fits = |height: usize| {
         let tile = Size::new(1, height, width);
         staged_values::<S>(tile, problem) * size_of::<S>() <= STAGED_BYTES
             || (problem.output.width == 1 && slices::<S>(tile, problem) > 1)
     };
-    // Rows of a linear layer are met in slices, however many they are; of pictures, tiles that large were slower.
     // The staged size grows with the height, so the largest that fits is found by halving.
     let (mut low, mut high) = (1, height.max(1));
     while low < high {
