@@ -40,7 +40,7 @@ const STAGED: usize = 64;
 const WIDTH: usize = f32::WIDTH;
 
 /// Pixels of a picture from which blocks are of 4 × 4.
-const MANY_PIXELS: usize = 48 * 48;
+const MANY_PIXELS: usize = 32 * 32;
 
 /// Whether this is the faster way. How many pictures there are does not count, so that none depends on its neighbours in a
 /// batch.
