@@ -1,9 +1,9 @@
 //! The cut of a convolution into tasks.
 //!
 //! A task is a tile of the output (some pictures, rows and columns) times a share of the output channels. Its staged
-//! input, or a slice of its channels, has to stay in the second-level cache while every panel of weights passes over it; a larger tile reads the
-//! weights less often and stages fewer pixels twice, and many small tasks keep all threads busy to the end. The cut
-//! with the lowest estimated time wins. It never changes a sum, so it may depend on the number of threads.
+//! input, or a slice of its channels, has to stay in the second-level cache while every panel of weights passes over it;
+//! a larger tile reads the weights less often and stages fewer pixels twice, and many small tasks keep all threads busy to
+//! the end. The cut with the lowest estimated time wins. It never changes a sum, so it may depend on the number of threads.
 
 use std::ops::Range;
 

@@ -59,7 +59,7 @@ impl Filtering<2, 4> for Two {
 /// F(4 × 4, 3 × 3): the points 0, 1, −1, ½, −½ and ∞.
 ///
 /// Of the points ±1 and ±q, those with q = ½ lose the least, and all factors but ⅔ and ⁸⁄₃ are exact (on how points are
-/// chosen: Barabasz et al. 2018, arXiv 1803.10986). Sums are off by about five times what those of [`Two`] are off by.
+/// chosen: Barabasz et al. 2018, arXiv 1803.10986). Sums are off by five to ten times what those of [`Two`] are off by.
 pub(super) struct Four;
 
 impl Filtering<4, 6> for Four {
