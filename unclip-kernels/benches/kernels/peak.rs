@@ -5,14 +5,16 @@ use std::{arch::asm, time::Instant};
 use unclip_kernels::{Format, cpu::Path};
 
 /// GFLOP/s of one thread in `format`, where this bench knows how to reach it: with AMX tiles in bf16, with AVX-512 in
-/// f32. On a shared machine it changes from second to second, so it is taken next to each measurement.
+/// f32, with AVX2 in either, where bf16 is widened. On a shared machine it changes from second to second, so it is taken next to each measurement.
 pub(crate) fn peak(path: Path, format: Format) -> Option<f64> {
     let tiles = Path::named("amx").is_ok_and(|amx| path >= amx);
-    let vectors = Path::named("avx512").is_ok_and(|avx512| path >= avx512);
+    let wide = Path::named("avx512").is_ok_and(|avx512| path >= avx512);
+    let narrow = !wide && Path::named("avx2").is_ok_and(|avx2| path >= avx2);
     (0..20)
         .filter_map(|_| match format {
             Format::Bf16 if tiles => Some(rate(4 * 16 * 16 * 32 * 2, tile_products)),
-            Format::F32 if vectors => Some(rate(12 * 16 * 2, vector_products)),
+            Format::F32 if wide => Some(rate(12 * 16 * 2, wide_products)),
+            _ if narrow => Some(rate(12 * 8 * 2, narrow_products)),
             _ => None,
         })
         .reduce(f64::max)
@@ -64,7 +66,7 @@ fn tile_products(repeats: u32) {
 }
 
 #[cfg(target_arch = "x86_64")]
-fn vector_products(repeats: u32) {
+fn wide_products(repeats: u32) {
     // SAFETY: only called where the `avx512` path is available; touches registers alone, all of them declared.
     unsafe {
         asm!(
@@ -85,8 +87,33 @@ fn vector_products(repeats: u32) {
     }
 }
 
+#[cfg(target_arch = "x86_64")]
+fn narrow_products(repeats: u32) {
+    // SAFETY: only called where the `avx2` path is available; touches registers alone, all of them declared.
+    unsafe {
+        asm!(
+            "2:",
+            "vfmadd231ps ymm0, ymm12, ymm13", "vfmadd231ps ymm1, ymm12, ymm13",
+            "vfmadd231ps ymm2, ymm12, ymm13", "vfmadd231ps ymm3, ymm12, ymm13",
+            "vfmadd231ps ymm4, ymm12, ymm13", "vfmadd231ps ymm5, ymm12, ymm13",
+            "vfmadd231ps ymm6, ymm12, ymm13", "vfmadd231ps ymm7, ymm12, ymm13",
+            "vfmadd231ps ymm8, ymm12, ymm13", "vfmadd231ps ymm9, ymm12, ymm13",
+            "vfmadd231ps ymm10, ymm12, ymm13", "vfmadd231ps ymm11, ymm12, ymm13",
+            "dec {repeats:e}",
+            "jnz 2b",
+            repeats = inout(reg) repeats => _,
+            out("ymm0") _, out("ymm1") _, out("ymm2") _, out("ymm3") _, out("ymm4") _, out("ymm5") _,
+            out("ymm6") _, out("ymm7") _, out("ymm8") _, out("ymm9") _, out("ymm10") _, out("ymm11") _,
+            options(nostack, nomem),
+        );
+    }
+}
+
 #[cfg(not(target_arch = "x86_64"))]
 fn tile_products(_: u32) {}
 
 #[cfg(not(target_arch = "x86_64"))]
-fn vector_products(_: u32) {}
+fn wide_products(_: u32) {}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn narrow_products(_: u32) {}

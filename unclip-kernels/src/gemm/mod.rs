@@ -11,6 +11,8 @@
 #[cfg(target_arch = "x86_64")]
 mod amx;
 #[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
 mod depthwise;
 mod portable;
@@ -209,11 +211,14 @@ impl Compute for f32 {
     fn multiply(unit: &Unit, block: Block<'_, Self>) {
         block.check();
         #[cfg(target_arch = "x86_64")]
-        if unit.path.isa() >= Isa::Avx512 {
+        match unit.path.isa() {
+            Isa::Portable => {}
+            // SAFETY: the path is a witness of AVX2 and FMA; the block was just checked.
+            Isa::Avx2 => return unsafe { avx2::multiply_f32(block) },
             // SAFETY: the path is a witness of AVX-512; the block was just checked.
-            return unsafe { avx512::multiply_f32(block) };
+            _ => return unsafe { avx512::multiply_f32(block) },
         }
-        portable::multiply_f32(unit.path, block);
+        portable::multiply_f32(block);
     }
 }
 
@@ -235,8 +240,12 @@ impl Compute for bf16 {
                 // SAFETY: the path is a witness of AVX-512 with bf16; the block was just checked.
                 return unsafe { avx512::multiply_bf16(block) };
             }
+            if unit.path.isa() >= Isa::Avx2 {
+                // SAFETY: the path is a witness of AVX2 and FMA; the block was just checked.
+                return unsafe { avx2::multiply_bf16(block) };
+            }
         }
-        portable::multiply_bf16(unit.path, block);
+        portable::multiply_bf16(block);
     }
 }
 

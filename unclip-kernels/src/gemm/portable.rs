@@ -1,40 +1,18 @@
 //! Products in plain Rust, shaped so that the compiler turns the 16 columns into vectors.
-//!
-//! On AVX2 this is the kernel: 4 rows × 2 vectors of sums, two columns and one broadcast value fill the registers.
 
 use half::bf16;
 
 use super::{Block, CTile, TILE};
-use crate::{cpu::Path, element::Element};
+use crate::element::Element;
 
 /// Rows of sums held in registers.
 const ROWS: usize = 4;
 
-/// Computes `block` in f32.
-pub(super) fn multiply_f32(path: Path, block: Block<'_, f32>) {
-    if fused(path) {
-        path.vectorize(|| f32_block::<true>(block));
-    } else {
-        f32_block::<false>(block);
-    }
-}
-
-/// Computes `block` in f32 from bf16 operands. Products of two bf16 are exact in f32.
-pub(super) fn multiply_bf16(path: Path, block: Block<'_, bf16>) {
-    if fused(path) {
-        path.vectorize(|| bf16_block::<true>(block));
-    } else {
-        bf16_block::<false>(block);
-    }
-}
-
 /// Whether a fused multiply-add is one instruction rather than a call.
-fn fused(path: Path) -> bool {
-    cfg!(target_arch = "aarch64") || path.name() != "portable"
-}
+const FUSED: bool = cfg!(target_arch = "aarch64");
 
 #[inline(always)]
-fn multiply_add<const FUSED: bool>(a: f32, b: f32, sum: f32) -> f32 {
+fn multiply_add(a: f32, b: f32, sum: f32) -> f32 {
     if FUSED { a.mul_add(b, sum) } else { a * b + sum }
 }
 
@@ -59,8 +37,8 @@ fn for_each_quad(
     }
 }
 
-#[inline(always)]
-fn f32_block<const FUSED: bool>(block: Block<'_, f32>) {
+/// Computes `block` in f32.
+pub(super) fn multiply_f32(block: Block<'_, f32>) {
     let width = block.width();
     let Block { staged, panels, steps, sums, fresh } = block;
     for_each_quad(sums, width, staged.rows, fresh, |half, panel, first, sums| {
@@ -75,7 +53,7 @@ fn f32_block<const FUSED: bool>(block: Block<'_, f32>) {
                 let Some(columns) = panels.values[packed..].first_chunk::<TILE>() else { return };
                 for (sums, value) in sums.iter_mut().zip(values) {
                     for (sum, column) in sums.iter_mut().zip(columns) {
-                        *sum = multiply_add::<FUSED>(value, *column, *sum);
+                        *sum = multiply_add(value, *column, *sum);
                     }
                 }
                 packed += panels.depth_stride;
@@ -84,8 +62,8 @@ fn f32_block<const FUSED: bool>(block: Block<'_, f32>) {
     });
 }
 
-#[inline(always)]
-fn bf16_block<const FUSED: bool>(block: Block<'_, bf16>) {
+/// Computes `block` in f32 from bf16 operands. Products of two bf16 are exact in f32.
+pub(super) fn multiply_bf16(block: Block<'_, bf16>) {
     let width = block.width();
     let Block { staged, panels, steps, sums, fresh } = block;
     for_each_quad(sums, width, staged.rows, fresh, |half, panel, first, sums| {
@@ -105,8 +83,8 @@ fn bf16_block<const FUSED: bool>(block: Block<'_, bf16>) {
                 let columns = columns.as_chunks::<2>().0;
                 for (sums, value) in sums.iter_mut().zip(values) {
                     for (sum, column) in sums.iter_mut().zip(columns) {
-                        *sum = multiply_add::<FUSED>(value[0], column[0].widen(), *sum);
-                        *sum = multiply_add::<FUSED>(value[1], column[1].widen(), *sum);
+                        *sum = multiply_add(value[0], column[0].widen(), *sum);
+                        *sum = multiply_add(value[1], column[1].widen(), *sum);
                     }
                 }
                 packed += 2 * TILE;

@@ -1,0 +1,200 @@
+//! Products on AVX2 with FMA: f32, and bf16 pairs widened on the way.
+
+use std::arch::x86_64::*;
+
+use half::bf16;
+
+use super::{Block, CTile, Panels, Staged, Step, TILE};
+
+/// Values of a register.
+const LANES: usize = 8;
+
+/// Registers of a row of 16 columns.
+const VECTORS: usize = TILE / LANES;
+
+/// Computes `block` in f32.
+///
+/// # Safety
+///
+/// The processor has AVX2 and FMA, and `block` passed [`Block::check`].
+#[target_feature(enable = "avx2,fma")]
+pub(super) unsafe fn multiply_f32(block: Block<'_, f32>) {
+    let width = block.width();
+    let Block { staged, panels, steps, sums, fresh } = block;
+    for (index, tile) in sums.iter_mut().enumerate() {
+        let (half, panel) = (index / width, index % width);
+        let rows = Rows { staged, half, panels, panel, steps, fresh };
+        // 6 rows × 2 registers of sums, one row of columns and one broadcast value fill 15 of the 16 registers.
+        // SAFETY: this function's own contract; the rows are those of the tile.
+        unsafe {
+            rows.sum_f32::<6>(tile, 0);
+            rows.sum_f32::<5>(tile, 6);
+            rows.sum_f32::<5>(tile, 11);
+        }
+    }
+}
+
+/// Computes `block` in f32 from bf16 operands. Products of two bf16 are exact in f32.
+///
+/// # Safety
+///
+/// As [`multiply_f32`].
+#[target_feature(enable = "avx2,fma")]
+pub(super) unsafe fn multiply_bf16(block: Block<'_, bf16>) {
+    let width = block.width();
+    let Block { staged, panels, steps, sums, fresh } = block;
+    for (index, tile) in sums.iter_mut().enumerate() {
+        let (half, panel) = (index / width, index % width);
+        let rows = Rows { staged, half, panels, panel, steps, fresh };
+        // A pair widens to two rows of columns, which takes the registers of two rows of sums.
+        for first in (0..TILE).step_by(4) {
+            // SAFETY: this function's own contract; the rows are those of the tile.
+            unsafe { rows.sum_bf16::<4>(tile, first) };
+        }
+    }
+}
+
+/// The operands of some rows of one tile.
+#[derive(Clone, Copy)]
+struct Rows<'a, S> {
+    staged: Staged<'a, S>,
+    /// Which of the two tiles of rows.
+    half: usize,
+    panels: Panels<'a, S>,
+    panel: usize,
+    steps: &'a [Step],
+    fresh: bool,
+}
+
+impl<S> Rows<'_, S> {
+    /// Whether the sums of no row from `first` on are wanted.
+    fn are_unwanted(&self, first: usize) -> bool {
+        self.half * TILE + first >= self.staged.rows
+    }
+
+    /// The first value of the row `first`, and of the panel.
+    fn operands(&self, first: usize) -> (*const S, *const S) {
+        let start = self.staged.starts[self.half] + first * self.staged.row_stride;
+        let staged = self.staged.values.as_ptr().wrapping_add(start);
+        let packed = self.panels.values.as_ptr();
+        (staged, packed.wrapping_add(self.panel * self.panels.panel_stride))
+    }
+}
+
+impl Rows<'_, f32> {
+    /// # Safety
+    ///
+    /// The processor has AVX2 and FMA, the block passed [`Block::check`], and `first + ROWS` is at most [`TILE`].
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn sum_f32<const ROWS: usize>(self, tile: &mut CTile, first: usize) {
+        if self.are_unwanted(first) {
+            return;
+        }
+        let (rows, mut packed) = self.operands(first);
+        let mut sums = load::<ROWS>(tile, first, self.fresh);
+        for step in self.steps {
+            let mut value = rows.wrapping_add(step.offset);
+            for _ in 0..step.len {
+                // SAFETY: `Block::check` compared the last panel's last row and the last row's last value of every step with
+                // the operands' lengths; this loop stays below them.
+                unsafe {
+                    let columns = [_mm256_loadu_ps(packed), _mm256_loadu_ps(packed.add(LANES))];
+                    for (row, sums) in sums.iter_mut().enumerate() {
+                        let value = _mm256_broadcast_ss(&*value.add(row * self.staged.row_stride));
+                        for (sum, columns) in sums.iter_mut().zip(&columns) {
+                            *sum = _mm256_fmadd_ps(value, *columns, *sum);
+                        }
+                    }
+                }
+                value = value.wrapping_add(self.staged.depth_stride);
+                packed = packed.wrapping_add(self.panels.depth_stride);
+            }
+        }
+        store(tile, first, &sums);
+    }
+}
+
+impl Rows<'_, bf16> {
+    /// # Safety
+    ///
+    /// As [`Rows::sum_f32`].
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn sum_bf16<const ROWS: usize>(self, tile: &mut CTile, first: usize) {
+        if self.are_unwanted(first) {
+            return;
+        }
+        let (rows, mut packed) = self.operands(first);
+        let mut sums = load::<ROWS>(tile, first, self.fresh);
+        for step in self.steps {
+            let mut pair = rows.wrapping_add(step.offset);
+            for _ in 0..step.len / 2 {
+                // SAFETY: as in `sum_f32`; a packed row is 16 pairs, 64 bytes, and a step's length is even.
+                unsafe {
+                    let columns: [__m256i; VECTORS] = [
+                        _mm256_loadu_si256(packed.cast()),
+                        _mm256_loadu_si256(packed.add(2 * LANES).cast()),
+                    ];
+                    let (early, late) = (columns.map(|x| early(x)), columns.map(|x| late(x)));
+                    for (row, sums) in sums.iter_mut().enumerate() {
+                        let at = pair.add(row * self.staged.row_stride).cast::<i32>();
+                        let pair = _mm256_set1_epi32(at.read_unaligned());
+                        let (first, second) = (self::early(pair), self::late(pair));
+                        for (sum, columns) in sums.iter_mut().zip(&early) {
+                            *sum = _mm256_fmadd_ps(first, *columns, *sum);
+                        }
+                        for (sum, columns) in sums.iter_mut().zip(&late) {
+                            *sum = _mm256_fmadd_ps(second, *columns, *sum);
+                        }
+                    }
+                }
+                pair = pair.wrapping_add(2);
+                packed = packed.wrapping_add(2 * TILE);
+            }
+        }
+        store(tile, first, &sums);
+    }
+}
+
+/// The first value of each pair of bf16, as f32: its upper half.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn early(pairs: __m256i) -> __m256 {
+    _mm256_castsi256_ps(_mm256_slli_epi32::<16>(pairs))
+}
+
+/// The second value of each pair of bf16, as f32.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn late(pairs: __m256i) -> __m256 {
+    _mm256_castsi256_ps(_mm256_and_si256(pairs, _mm256_set1_epi32(0xFFFF_0000_u32.cast_signed())))
+}
+
+/// Loads or clears the sums of rows from `first` on.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn load<const ROWS: usize>(tile: &CTile, first: usize, fresh: bool) -> [[__m256; VECTORS]; ROWS] {
+    let mut sums = [[_mm256_setzero_ps(); VECTORS]; ROWS];
+    if !fresh {
+        for (sums, row) in sums.iter_mut().zip(&tile.0[first..]) {
+            for (sum, values) in sums.iter_mut().zip(row.as_chunks::<LANES>().0) {
+                // SAFETY: eight values are read.
+                *sum = unsafe { _mm256_loadu_ps(values.as_ptr()) };
+            }
+        }
+    }
+    sums
+}
+
+/// The inverse of [`load`].
+#[inline]
+#[target_feature(enable = "avx2")]
+fn store<const ROWS: usize>(tile: &mut CTile, first: usize, sums: &[[__m256; VECTORS]; ROWS]) {
+    for (sums, row) in sums.iter().zip(&mut tile.0[first..]) {
+        for (sum, values) in sums.iter().zip(row.as_chunks_mut::<LANES>().0) {
+            // SAFETY: eight values are written.
+            unsafe { _mm256_storeu_ps(values.as_mut_ptr(), *sum) };
+        }
+    }
+}
