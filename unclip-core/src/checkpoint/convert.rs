@@ -1,18 +1,25 @@
-//! From the bytes of a file to the elements of a tensor, through a small buffer.
+//! From the bytes of a file to the elements of a tensor, through small buffers, on all threads.
 //!
 //! The elements go straight into the memory that becomes the tensor. (Bytes read in one piece would be copied again by
-//! Burn, which demands memory aligned for the elements.)
+//! Burn, which demands memory aligned for the elements.) Most of the time goes into copies out of the file cache and into
+//! the first touch of new memory, both of which one core alone cannot do at the memory's rate: so each thread reads,
+//! converts and touches chunks of its own.
 
 use burn::tensor::{BoolStore, Bytes, DType, Element, TensorData, bf16, f16};
+use bytemuck::{Zeroable, allocation::try_zeroed_vec};
 use half::slice::HalfFloatSliceExt as _;
+use rayon::{
+    iter::{IndexedParallelIterator as _, ParallelIterator as _},
+    slice::ParallelSliceMut as _,
+};
 use safetensors::tensor::Dtype;
 
 use super::header::TensorInfo;
 use crate::{Error, Result};
 
-/// Bytes that are read at a time: small beside any tensor worth the trouble, large beside a system call. A multiple of
-/// every element's size.
-const CHUNK: usize = 1 << 20;
+/// Bytes that are read at a time: few enough to stay in a core's cache until they are converted, many beside a system
+/// call. A multiple of every element's size.
+const CHUNK: usize = 1 << 18;
 
 /// Whether a type is one of those that can be converted.
 pub(super) fn is_float(dtype: Dtype) -> bool {
@@ -42,7 +49,7 @@ pub(super) fn burn_type(dtype: Dtype) -> Option<DType> {
 /// Reads the tensor that `info` describes as `dtype`: its own type or, for floats, [`DType::F32`], [`DType::F16`] or
 /// [`DType::BF16`].
 ///
-/// `fill` fills a buffer from an offset within the tensor; `refuse` makes the error for a reason.
+/// `fill` fills a buffer from an offset within the tensor, for several threads at a time; `refuse` makes the error for a reason.
 ///
 /// # Errors
 ///
@@ -50,7 +57,7 @@ pub(super) fn burn_type(dtype: Dtype) -> Option<DType> {
 pub(super) fn read(
     info: &TensorInfo,
     dtype: DType,
-    fill: impl FnMut(u64, &mut [u8]) -> Result<()>,
+    fill: impl Fn(u64, &mut [u8]) -> Result<()> + Sync,
     refuse: impl Fn(String) -> Error,
 ) -> Result<TensorData> {
     let source = Source { info, fill, refuse };
@@ -68,20 +75,16 @@ pub(super) fn read(
         (Dtype::U16, DType::U16) => source.elements(u16::from_le_bytes),
         (Dtype::U8, DType::U8) => source.elements(u8::from_le_bytes),
         (Dtype::BOOL, DType::Bool(BoolStore::U8)) => source.flags(),
-        (from, DType::F32) if is_float(from) => {
-            source.collect(|bytes, to| to.extend(floats(bytes, from)))
-        }
-        (from, DType::F16) if is_float(from) => source.collect(|bytes, to| {
-            let start = to.len();
-            let floats = floats(bytes, from);
-            to.resize(start + floats.len(), f16::ZERO);
-            to[start..].convert_from_f32_slice(&floats);
+        (from, DType::F32) if is_float(from) => source.collect(|bytes, to| floats(bytes, from, to)),
+        (from, DType::F16) if is_float(from) => source.collect(|bytes, to: &mut [f16]| {
+            let mut wide = vec![0.0; to.len()];
+            floats(bytes, from, &mut wide);
+            to.convert_from_f32_slice(&wide);
         }),
-        (from, DType::BF16) if is_float(from) => source.collect(|bytes, to| {
-            let start = to.len();
-            let floats = floats(bytes, from);
-            to.resize(start + floats.len(), bf16::ZERO);
-            to[start..].convert_from_f32_slice(&floats);
+        (from, DType::BF16) if is_float(from) => source.collect(|bytes, to: &mut [bf16]| {
+            let mut wide = vec![0.0; to.len()];
+            floats(bytes, from, &mut wide);
+            to.convert_from_f32_slice(&wide);
         }),
         (from, to) => Err((source.refuse)(format!("is {from}, which is not read as {to:?}"))),
     }
@@ -96,58 +99,76 @@ struct Source<'a, F, R> {
 
 impl<F, R> Source<'_, F, R>
 where
-    F: FnMut(u64, &mut [u8]) -> Result<()>,
+    F: Fn(u64, &mut [u8]) -> Result<()> + Sync,
     R: Fn(String) -> Error,
 {
     /// The elements as they are.
-    fn elements<E: Element, const N: usize>(
+    fn elements<E: Element + Zeroable, const N: usize>(
         self,
-        from: impl Fn([u8; N]) -> E,
+        from: impl Fn([u8; N]) -> E + Sync,
     ) -> Result<TensorData> {
-        self.collect(|bytes, to| to.extend(split(bytes).map(&from)))
+        self.collect(|bytes, to| set(to, split(bytes).map(&from)))
     }
 
     fn flags(self) -> Result<TensorData> {
         let shape = self.info.shape.clone();
-        let flags = self.values(|bytes, to| to.extend(bytes.iter().map(|&b| u8::from(b != 0))))?;
+        let flags = self.values(|bytes, to| set(to, bytes.iter().map(|&b| u8::from(b != 0))))?;
         Ok(TensorData::from_bytes(Bytes::from_elems(flags), shape, DType::Bool(BoolStore::U8)))
     }
 
-    fn collect<E: Element>(self, extend: impl Fn(&[u8], &mut Vec<E>)) -> Result<TensorData> {
+    fn collect<E: Element + Zeroable>(
+        self,
+        convert: impl Fn(&[u8], &mut [E]) + Sync,
+    ) -> Result<TensorData> {
         let shape = self.info.shape.clone();
-        Ok(TensorData::new(self.values(extend)?, shape))
+        Ok(TensorData::new(self.values(convert)?, shape))
     }
 
-    fn values<E>(mut self, extend: impl Fn(&[u8], &mut Vec<E>)) -> Result<Vec<E>> {
-        let mut values = Vec::new();
+    fn values<E: Zeroable + Send>(
+        self,
+        convert: impl Fn(&[u8], &mut [E]) + Sync,
+    ) -> Result<Vec<E>> {
         let elements = usize::try_from(self.info.elements()).ok();
-        if elements.is_none_or(|elements| values.try_reserve_exact(elements).is_err()) {
+        let Some(mut values) = elements.and_then(|elements| try_zeroed_vec(elements).ok()) else {
             return Err((self.refuse)("does not fit into memory".to_owned()));
-        }
-        let mut offset = 0;
-        let mut buffer = vec![0; usize::try_from(self.info.bytes).map_or(CHUNK, |n| n.min(CHUNK))];
-        while offset < self.info.bytes {
-            let left = usize::try_from(self.info.bytes - offset).unwrap_or(CHUNK);
-            let bytes = &mut buffer[..left.min(CHUNK)];
-            (self.fill)(offset, bytes)?;
-            extend(bytes, &mut values);
-            offset += bytes.len() as u64;
+        };
+        let width = self.info.dtype.bitsize() / 8;
+        let (share, fill) = (CHUNK / width, self.fill);
+        let read = |buffer: &mut Vec<u8>, (index, to): (usize, &mut [E])| -> Result<()> {
+            buffer.resize(to.len() * width, 0);
+            fill((index * CHUNK) as u64, buffer)?;
+            convert(buffer, to);
+            Ok(())
+        };
+        if values.len() <= share {
+            read(&mut Vec::new(), (0, &mut values))?;
+        } else {
+            values.par_chunks_mut(share).enumerate().try_for_each_init(Vec::new, read)?;
         }
         Ok(values)
     }
 }
 
+/// Sets each element to the next value.
+fn set<E>(to: &mut [E], values: impl Iterator<Item = E>) {
+    to.iter_mut().zip(values).for_each(|(to, value)| *to = value);
+}
+
 /// Little-endian bytes of a float type, in 32 bits.
-fn floats(bytes: &[u8], dtype: Dtype) -> Vec<f32> {
+fn floats(bytes: &[u8], dtype: Dtype, to: &mut [f32]) {
     #[expect(clippy::cast_possible_truncation, reason = "weights are held in 32 bits at most")]
     fn narrow(value: f64) -> f32 {
         value as f32
     }
     match dtype {
-        Dtype::F64 => split(bytes).map(|b| narrow(f64::from_le_bytes(b))).collect(),
-        Dtype::F16 => split(bytes).map(f16::from_le_bytes).collect::<Vec<_>>().to_f32_vec(),
-        Dtype::BF16 => split(bytes).map(bf16::from_le_bytes).collect::<Vec<_>>().to_f32_vec(),
-        _ => split(bytes).map(f32::from_le_bytes).collect(),
+        Dtype::F64 => set(to, split(bytes).map(|b| narrow(f64::from_le_bytes(b)))),
+        Dtype::F16 => {
+            split(bytes).map(f16::from_le_bytes).collect::<Vec<_>>().convert_to_f32_slice(to);
+        }
+        Dtype::BF16 => {
+            split(bytes).map(bf16::from_le_bytes).collect::<Vec<_>>().convert_to_f32_slice(to);
+        }
+        _ => set(to, split(bytes).map(f32::from_le_bytes)),
     }
 }
 
@@ -200,8 +221,8 @@ mod tests {
     }
 
     #[test]
-    fn a_tensor_longer_than_the_buffer_is_whole() {
-        let length = 3 * (1 << 20) / 4 + 5;
+    fn a_tensor_longer_than_a_chunk_is_whole() {
+        let length = 3 * CHUNK / 4 + 5;
         let bytes: Vec<u8> = (0..length).flat_map(|i| (i as f32).to_le_bytes()).collect();
         let data = convert(Dtype::F32, &bytes, DType::F32).expect("converts");
         let values = data.try_to_vec::<f32>().expect("floats");

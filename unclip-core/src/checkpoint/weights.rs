@@ -1,16 +1,15 @@
 //! The tensors of one component, in one safetensors file or in shards.
 //!
-//! Tensors are read one at a time, from their place in the file into the memory that becomes the tensor, so loading
-//! holds the weights and no second copy of any of them. The files are deliberately not memory-mapped: a
+//! Tensors are read one at a time, by all threads together, from their place in the file into the memory that becomes the
+//! tensor, so loading holds the weights and no second copy of any of them. The files are deliberately not memory-mapped: a
 //! mapping would count each page twice until it is dropped, a file cut short while it is mapped ends the process with a
 //! signal where a read returns an error, and it needs `unsafe`.
 
 use std::{
     collections::BTreeMap,
     fs::File,
-    io::{ErrorKind, Read as _, Seek as _, SeekFrom},
+    io::{self, ErrorKind, Read as _},
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
 };
 
 use burn::tensor::{DType, TensorData};
@@ -57,9 +56,41 @@ struct Source {
 
 #[derive(Debug)]
 enum Bytes {
-    /// A file, whose position each reader sets anew.
-    Disk(Mutex<File>),
+    Disk(Disk),
     Embedded(&'static [u8]),
+}
+
+/// A file that several threads read at once, each where it likes.
+#[derive(Debug)]
+struct Disk {
+    file: File,
+    /// Held by whoever moves the file's one position, where a read cannot name its own.
+    #[cfg(not(unix))]
+    position: std::sync::Mutex<()>,
+}
+
+impl Disk {
+    fn new(file: File) -> Self {
+        Self {
+            file,
+            #[cfg(not(unix))]
+            position: std::sync::Mutex::default(),
+        }
+    }
+
+    #[cfg(unix)]
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        std::os::unix::fs::FileExt::read_exact_at(&self.file, buffer, offset)
+    }
+
+    #[cfg(not(unix))]
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        use std::io::{Seek as _, SeekFrom};
+        // A panic elsewhere cannot have broken a file, whose position is set anew here.
+        let _held = self.position.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut file = &self.file;
+        file.seek(SeekFrom::Start(offset)).and_then(|_| file.read_exact(buffer))
+    }
 }
 
 impl Weights {
@@ -206,7 +237,7 @@ impl Weights {
 
     /// Reads a floating-point tensor as `dtype`, one of [`DType::F32`], [`DType::F16`] and [`DType::BF16`].
     ///
-    /// A conversion goes through a small buffer: never is the tensor held twice.
+    /// A conversion goes through small buffers, one a thread: never is the tensor held twice.
     ///
     /// # Errors
     ///
@@ -247,7 +278,7 @@ impl Source {
         let (bytes, length) = match dir.open(name)? {
             Opened::Disk(file) => {
                 let length = file.metadata().map_err(Error::io("read", &path))?.len();
-                (Bytes::Disk(Mutex::new(file)), length)
+                (Bytes::Disk(Disk::new(file)), length)
             }
             Opened::Embedded(bytes) => (Bytes::Embedded(bytes), bytes.len() as u64),
         };
@@ -269,11 +300,7 @@ impl Source {
     /// Fills `buffer` from the byte `offset` on. Errors call it `what`.
     fn fill(&self, what: &str, offset: u64, buffer: &mut [u8]) -> Result<()> {
         let read = match &self.bytes {
-            Bytes::Disk(file) => {
-                // A panic elsewhere cannot have broken a file handle, whose position is set anew here.
-                let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
-                file.seek(SeekFrom::Start(offset)).and_then(|_| file.read_exact(buffer))
-            }
+            Bytes::Disk(file) => file.read_exact_at(buffer, offset),
             Bytes::Embedded(bytes) => {
                 let from = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
                 (&bytes[from..]).read_exact(buffer)
