@@ -44,6 +44,7 @@ pub(crate) fn measure(
         prediction: sampler.prediction,
         beta_schedule: sampler.beta_schedule,
         timesteps: sampler.train_timesteps,
+        timestep_shift: 1.0,
         weighting: Weighting::Simple,
         bound: 0.0,
     })?;

@@ -42,6 +42,11 @@ pub struct DiffusionConfig {
     /// Timesteps.
     #[serde(default = "thousand")]
     pub timesteps: usize,
+    /// How far the timesteps that are drawn lean to the noisy end: a share `t` of the way becomes `s t / (1 + (s - 1) t)`
+    /// (Esser et al. 2024, §5.3.2). 1 draws all alike; 3 draws two in three from the noisier 40 %, where a picture's layout
+    /// is settled.
+    #[serde(default = "whole")]
+    pub timestep_shift: f64,
     /// How much each of them counts.
     pub weighting: Weighting,
     /// The weight of the variational bound, in units of all timesteps; 0.001 in the paper. Read where the network
@@ -62,8 +67,26 @@ fn thousand() -> usize {
     1000
 }
 
+fn whole() -> f64 {
+    1.0
+}
+
 fn thousandth() -> f64 {
     0.001
+}
+
+impl DiffusionConfig {
+    /// The timestep at `place` of the way through those that are drawn, from 0 to below 1.
+    pub fn timestep_at(&self, place: f64) -> usize {
+        let shifted = self.timestep_shift * place / (1.0 + (self.timestep_shift - 1.0) * place);
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "from 0 to the number of timesteps"
+        )]
+        let timestep = (shifted * self.timesteps as f64) as usize;
+        timestep.min(self.timesteps.saturating_sub(1))
+    }
 }
 
 /// Clean samples with noise on them.
@@ -97,8 +120,8 @@ impl Diffusion {
     ///
     /// # Errors
     ///
-    /// [`unclip_core::Error::InvalidInput`] when the schedule has no table, or the weights are negative, not numbers, or
-    /// without bound for what the network predicts.
+    /// [`unclip_core::Error::InvalidInput`] when the schedule has no table, the shift of timesteps is not a positive number,
+    /// or the weights are negative, not numbers, or without bound for what the network predicts.
     pub fn new(config: DiffusionConfig) -> Result<Self> {
         let schedule = NoiseSchedule::new(config.beta_schedule, config.timesteps)?;
         if let Weighting::MinSnr { gamma, floor } = config.weighting {
@@ -113,6 +136,10 @@ impl Diffusion {
                                 nothing of the clean sample";
                 return Err(CoreError::invalid("floor", floor, expected).into());
             }
+        }
+        let shift = config.timestep_shift;
+        if !(shift.is_finite() && shift > 0.0) {
+            return Err(CoreError::invalid("timestep_shift", shift, "a positive number").into());
         }
         if !(config.bound.is_finite() && config.bound >= 0.0) {
             return Err(CoreError::invalid("bound", config.bound, "a number from 0").into());
@@ -308,6 +335,7 @@ mod tests {
             prediction,
             beta_schedule: squared_cosine(),
             timesteps: thousand(),
+            timestep_shift: whole(),
             weighting,
             bound: thousandth(),
         }
@@ -374,6 +402,16 @@ mod tests {
         let plain = leaf();
         let of_plain = diffusion.losses(plain.clone().narrow(1, 0, 3), &clean, &noised);
         assert_eq!(gradient(hybrid, of_hybrid), gradient(plain, of_plain));
+    }
+
+    #[test]
+    fn shifts_that_no_timestep_survives_are_refused() {
+        for shift in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+            let plain = config(Prediction::Sample, Weighting::Simple);
+            let error = Diffusion::new(DiffusionConfig { timestep_shift: shift, ..plain });
+            let error = error.expect_err("no positive number").to_string();
+            assert!(error.contains("`timestep_shift`"), "{error}");
+        }
     }
 
     #[test]

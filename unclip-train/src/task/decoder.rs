@@ -272,7 +272,7 @@ impl DecoderTask {
         let device = autodiff.clone().inner();
         let Conditioned { clean, embedding, dropped, captions } = self.condition(part, &device)?;
         let rows = part.samples.len();
-        let timesteps = part.timesteps(self.diffusion.config().timesteps);
+        let timesteps = part.timesteps(&self.diffusion);
         let noised = self.diffusion.noised(&clean, timesteps, &mut part.draws(Purpose::Noise))?;
 
         let dropped = on(&autodiff, dropped);

@@ -23,6 +23,7 @@ use crate::{
     Error, Result,
     data::{Fault, Sample},
     draws::{Draws, Purpose},
+    loss::diffusion::Diffusion,
 };
 
 pub use clip::{ClipModel, ClipTaskConfig, TokenizerConfig};
@@ -125,23 +126,15 @@ impl<'a> Batch<'a> {
         indices.map(|index| Draws::new(self.seed, purpose, self.step, index as u64)).collect()
     }
 
-    /// A timestep below `count` for each sample: those of a whole step are spaced evenly, from a random start (Kingma et al.
-    /// 2021, appendix I.1). Each sample meets every timestep as often as with draws of its own, while the loss of a step, which
+    /// A timestep for each sample: those of a whole step are spaced evenly, from a random start (Kingma et al. 2021,
+    /// appendix I.1). Each sample meets every timestep as often as with draws of its own, while the loss of a step, which
     /// depends on its timesteps more than on its pictures, varies less.
-    pub(crate) fn timesteps(&self, count: usize) -> Vec<usize> {
+    pub(crate) fn timesteps(&self, diffusion: &Diffusion) -> Vec<usize> {
         let start = Draws::new(self.seed, Purpose::Timestep, self.step, 0).unit();
         let indices = self.first..self.first + self.samples.len();
         indices
-            .map(|index| {
-                let place = (start + index as f64 / self.total as f64).fract();
-                #[expect(
-                    clippy::cast_possible_truncation,
-                    clippy::cast_sign_loss,
-                    reason = "below `count`"
-                )]
-                let timestep = (place * count as f64) as usize;
-                timestep.min(count.saturating_sub(1))
-            })
+            .map(|index| (start + index as f64 / self.total as f64).fract())
+            .map(|place| diffusion.config().timestep_at(place))
             .collect()
     }
 }
@@ -266,8 +259,18 @@ pub(crate) fn layer(path: &str) -> (&str, &str) {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::data::Content;
+
+    fn diffusion(timestep_shift: f64) -> Diffusion {
+        let config = json!({
+            "prediction": "sample", "weighting": "simple", "timestep_shift": timestep_shift
+        });
+        let config = serde_json::from_value(config).expect("the rest has defaults");
+        Diffusion::new(config).expect("fits")
+    }
 
     fn samples(count: usize) -> Vec<Sample> {
         let content = Content::Embeddings { image: vec![1.0], text: None };
@@ -284,10 +287,10 @@ mod tests {
 
     #[test]
     fn the_timesteps_of_a_step_are_spread_over_all_however_it_is_cut() {
-        let samples = samples(20);
+        let (samples, diffusion) = (samples(20), diffusion(1.0));
         for step in 0..50 {
             let batch = || Batch::new(&samples, 3, step, 6);
-            let timesteps = batch().timesteps(1000);
+            let timesteps = batch().timesteps(&diffusion);
             let mut of_twentieths = [0; 20];
             timesteps.iter().for_each(|timestep| of_twentieths[timestep / 50] += 1);
             // Rounding may move one across the border of its twentieth, never two.
@@ -296,7 +299,7 @@ mod tests {
                 .shares(3)
                 .into_iter()
                 .flat_map(Batch::parts)
-                .flat_map(|part| part.timesteps(1000))
+                .flat_map(|part| part.timesteps(&diffusion))
                 .collect();
             assert_eq!(cut, timesteps);
         }
@@ -304,10 +307,10 @@ mod tests {
 
     #[test]
     fn every_sample_meets_early_and_late_timesteps_alike() {
-        let samples = samples(4);
+        let (samples, diffusion) = (samples(4), diffusion(1.0));
         let mut of_tenths = [[0; 10]; 4];
         for step in 0..2000 {
-            let timesteps = Batch::new(&samples, 7, step, 4).timesteps(1000);
+            let timesteps = Batch::new(&samples, 7, step, 4).timesteps(&diffusion);
             for (counts, timestep) in of_tenths.iter_mut().zip(timesteps) {
                 counts[timestep / 100] += 1;
             }
@@ -317,5 +320,18 @@ mod tests {
             of_tenths.iter().flatten().all(|count| (140..=260).contains(count)),
             "{of_tenths:?}"
         );
+    }
+
+    #[test]
+    fn shifted_timesteps_lean_to_the_noisy_end_and_stay_spread() {
+        let (samples, diffusion) = (samples(30), diffusion(3.0));
+        for step in 0..50 {
+            let timesteps = Batch::new(&samples, 5, step, 30).timesteps(&diffusion);
+            // 0.6 is where the share of 1/3 goes; rounding and the random start move one across.
+            let noisy = timesteps.iter().filter(|timestep| **timestep >= 600).count();
+            assert!((19..=21).contains(&noisy), "{timesteps:?}");
+            let early = timesteps.iter().filter(|timestep| **timestep < 250).count();
+            assert!((2..=4).contains(&early), "{timesteps:?}");
+        }
     }
 }

@@ -121,7 +121,7 @@ impl PriorTask {
         let views = views(part.samples, &self.clip, self.config.crop, part.draws(Purpose::View))?;
         let truth = self.clip.embeddings(part.samples, &views)?;
         let clean = model.normalise(truth.clone()).inner();
-        let timesteps = part.timesteps(self.diffusion.config().timesteps);
+        let timesteps = part.timesteps(&self.diffusion);
         let noised = self.diffusion.noised(&clean, timesteps, &mut part.draws(Purpose::Noise))?;
 
         let timesteps = noised.network_timesteps();

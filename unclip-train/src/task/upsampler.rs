@@ -178,7 +178,7 @@ impl UpsamplerTask {
         let autodiff = model.unet.devices()[0].clone();
         let device = autodiff.clone().inner();
         let Crops { large, enlarged } = self.crops(part, &device)?;
-        let timesteps = part.timesteps(self.diffusion.config().timesteps);
+        let timesteps = part.timesteps(&self.diffusion);
         let noised = self.diffusion.noised(&large, timesteps, &mut part.draws(Purpose::Noise))?;
         let timesteps = noised.network_timesteps();
         let both = Tensor::cat(vec![noised.noisy.clone(), enlarged], 1);
