@@ -47,6 +47,9 @@ pub struct UpsamplerTaskConfig {
     /// What it learns.
     pub diffusion: DiffusionConfig,
     /// Side of a crop, in pixels of the large picture.
+    ///
+    /// The network normalises over all that it is given, so what it learned on small crops is off on whole pictures, whose
+    /// even areas then come out in a wrong shade. Small crops are many a second; end with wide ones.
     pub crop: usize,
     /// How much larger the large picture is.
     #[serde(default = "four")]
