@@ -49,7 +49,8 @@ pub(super) fn burn_type(dtype: Dtype) -> Option<DType> {
 /// Reads the tensor that `info` describes as `dtype`: its own type or, for floats, [`DType::F32`], [`DType::F16`] or
 /// [`DType::BF16`].
 ///
-/// `fill` fills a buffer from an offset within the tensor, for several threads at a time; `refuse` makes the error for a reason.
+/// `fill` fills a buffer from an offset within the tensor, for several threads at a time; `refuse` makes the error for a
+/// reason.
 ///
 /// # Errors
 ///

@@ -136,16 +136,17 @@ impl Rows<'_, bf16> {
                         _mm256_loadu_si256(packed.cast()),
                         _mm256_loadu_si256(packed.add(2 * LANES).cast()),
                     ];
-                    let (early, late) = (columns.map(|x| early(x)), columns.map(|x| late(x)));
+                    let (columns_early, columns_late) =
+                        (columns.map(|x| early(x)), columns.map(|x| late(x)));
                     for (row, sums) in sums.iter_mut().enumerate() {
                         let at = pair.add(row * self.staged.row_stride).cast::<i32>();
                         let pair = _mm256_set1_epi32(at.read_unaligned());
-                        let (first, second) = (self::early(pair), self::late(pair));
-                        for (sum, columns) in sums.iter_mut().zip(&early) {
-                            *sum = _mm256_fmadd_ps(first, *columns, *sum);
+                        let (value_early, value_late) = (early(pair), late(pair));
+                        for (sum, columns) in sums.iter_mut().zip(&columns_early) {
+                            *sum = _mm256_fmadd_ps(value_early, *columns, *sum);
                         }
-                        for (sum, columns) in sums.iter_mut().zip(&late) {
-                            *sum = _mm256_fmadd_ps(second, *columns, *sum);
+                        for (sum, columns) in sums.iter_mut().zip(&columns_late) {
+                            *sum = _mm256_fmadd_ps(value_late, *columns, *sum);
                         }
                     }
                 }
