@@ -155,6 +155,7 @@ impl RunConfig {
             ("ema.ramp", ema.ramp),
             ("optimizer.beta_1", f64::from(optimizer.beta_1)),
             ("optimizer.beta_2", f64::from(optimizer.beta_2)),
+            ("optimizer.muon.momentum", optimizer.muon.map_or(0.0, |muon| muon.momentum)),
         ];
         are_shares(&shares)?;
         let positive = [
@@ -276,6 +277,7 @@ mod tests {
             ("/training/ema/half_life", json!(0.0), "ema.half_life"),
             ("/stage/prior/caption_drop", json!(10.0), "prior.caption_drop"),
             ("/training/optimizer/weight_decay", json!(-0.1), "optimizer.weight_decay"),
+            ("/training/optimizer/muon", json!({"momentum": 1.5}), "optimizer.muon.momentum"),
         ] {
             let mut value = example();
             let (object, key) = place.rsplit_once('/').expect("a path");

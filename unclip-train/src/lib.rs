@@ -41,7 +41,7 @@ pub use draws::{Draws, Purpose};
 pub use ema::EmaConfig;
 pub use error::{Error, Result};
 pub use export::write_index;
-pub use optimizer::OptimizerConfig;
+pub use optimizer::{MuonSettings, OptimizerConfig};
 pub use rate::{Decay, RateConfig};
 pub use ridge::Ridge;
 pub use task::{
