@@ -4,8 +4,8 @@
 //! drops near-duplicates, caps families that look alike, splits by concept, and renders:
 //!
 //! - `64/{train,held_out,unseen_styles,unseen_pairs}`: whole icons on white and on plain colours, and pairs of icons;
-//! - `64/common`: those of `64/train` that show a common thing on white in one of the four main styles, for what is to
-//!   learn them more than the rest;
+//! - `64/common`: those of `64/train` that show a common thing in one of the four main styles, on white and on two colours
+//!   each, for what is to learn them more than the rest;
 //! - `256/{train,held_out}`: whole icons;
 //! - `1024/{train,held_out}`: crops of 256 pixels out of renderings at 1024;
 //! - `captions.txt`: every caption of the training split;

@@ -23,6 +23,8 @@ use crate::{
 const PAIRS: f64 = 0.4;
 /// The share of pairs of concepts that are held out.
 const UNSEEN_PAIRS: f64 = 0.04;
+/// Colours that a common thing is shown on, beside white.
+const COMMON_COLOURS: u32 = 2;
 /// The side of a crop out of a rendering at 1024.
 const CROP: u32 = 256;
 /// The share of slow drawings that crops are made of.
@@ -145,6 +147,17 @@ impl Plan {
                 (Split::Train, false) => {
                     if icon.concept.is_common && icon.set < COMMON_SETS {
                         plan.common.push(on_white.clone());
+                        let mut rng = self::rng(seed, &["common", &name]);
+                        plan.common.extend((1..=COMMON_COLOURS).map(|number| {
+                            let colour = Background::behind(&[&icon.drawing], &mut rng);
+                            part(
+                                format!("{name}-colour-{number}"),
+                                Place::CENTRE,
+                                colour,
+                                64,
+                                false,
+                            )
+                        }));
                     }
                     plan.train.extend([on_white, coloured]);
                     plan.large_train.push(large);
