@@ -231,6 +231,8 @@ impl Step<'_> {
             None => gradient.clone(),
         };
         self.optimizer.first.put(id, sum.clone());
+        // What a run that AdamW began has left of this parameter.
+        self.optimizer.second.take::<D>(id);
         let ahead = sum * momentum + gradient;
         let dims = tensor.dims();
         let flat = [dims[0], dims[1..].iter().product()];
@@ -392,6 +394,8 @@ mod tests {
             clip_norm: None,
             muon: Some(MuonSettings { momentum: 0.95 }),
         });
+        let left = Tensor::<4>::zeros([6, 2, 1, 2], &device.clone().inner());
+        optimizer.second.put(layers.hidden.weight.id, left);
         for step in 0..3 {
             let (hidden, wide) = (layers.hidden.weight.val(), layers.wide.weight.val());
             let last = layers.conv_out.weight.val();
@@ -415,5 +419,16 @@ mod tests {
                 assert!(off < 1e-5, "{name}: {found} is not {expected}");
             }
         }
+        let mut kept = Vec::new();
+        optimizer.read(&layers, &mut kept).expect("on the host");
+        let mut names: Vec<&str> = kept.iter().map(|(name, _)| name.as_str()).collect();
+        names.sort_unstable();
+        let expected = [
+            "first_moment.conv_out.weight",
+            "first_moment.hidden.weight",
+            "first_moment.wide.weight",
+            "second_moment.conv_out.weight",
+        ];
+        assert_eq!(names, expected, "what AdamW left of a matrix is dropped");
     }
 }
