@@ -27,6 +27,7 @@ pub mod log;
 pub mod loss;
 pub mod mask;
 pub mod metrics;
+mod muon;
 mod optimizer;
 mod parameters;
 mod rate;
@@ -41,7 +42,8 @@ pub use draws::{Draws, Purpose};
 pub use ema::EmaConfig;
 pub use error::{Error, Result};
 pub use export::write_index;
-pub use optimizer::{MuonSettings, OptimizerConfig};
+pub use muon::MuonSettings;
+pub use optimizer::OptimizerConfig;
 pub use rate::{Decay, RateConfig};
 pub use ridge::Ridge;
 pub use task::{

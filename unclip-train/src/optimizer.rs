@@ -1,14 +1,13 @@
 //! AdamW over a whole network, or Muon for the matrices within it, with what long runs need of them.
 //!
-//! The arithmetic of a parameter is Burn's [`AdamW`] and [`Muon`]; here are which parameters decay and which are Muon's,
-//! clipping by the norm of all gradients together, and the moments under the parameters' names, so that they can be
-//! saved and read again.
+//! AdamW's arithmetic is Burn's [`AdamW`], Muon's directions are [`muon`]'s; here are which parameters decay, clipping by
+//! the norm of all gradients together, and the moments under the parameters' names, so that they can be saved and read
+//! again.
 
 use burn::{
     module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId},
     optim::{
-        AdamW, AdamWConfig, AdamWState, AdaptiveMomentumState, AdjustLrFn, GradientsParams, Muon,
-        MuonConfig, Optimizer as _, decay::WeightDecayConfig, momentum::MomentumConfig,
+        AdamW, AdamWConfig, AdamWState, AdaptiveMomentumState, GradientsParams, Optimizer as _,
     },
     tensor::{Tensor, TensorData},
 };
@@ -16,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Result,
+    muon::{self, MuonSettings},
     parameters::{Beside, Find, read, write},
 };
 
@@ -44,24 +44,6 @@ pub struct OptimizerConfig {
     pub muon: Option<MuonSettings>,
 }
 
-/// Muon (Jordan et al. 2024): momentum, whose singular values are all brought near to 1.
-///
-/// It has the weights of linear layers and convolutions (as `[out, in · height · width]`), but for the first and last
-/// layers of a network and for tables of embeddings, which stay with AdamW, as do all vectors. A step is scaled by
-/// `0.2 √max(rows, columns)` (Liu et al. 2025, §2.2), which gives it the size of a step of AdamW, so both go by one
-/// learning rate and one weight decay.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct MuonSettings {
-    /// The share that the sum of gradients keeps in a step.
-    #[serde(default = "nineteen_twentieths")]
-    pub momentum: f64,
-}
-
-fn nineteen_twentieths() -> f64 {
-    0.95
-}
-
 fn nine_tenths() -> f32 {
     0.9
 }
@@ -74,31 +56,11 @@ fn hundred_millionth() -> f32 {
     1e-8
 }
 
-/// The layers at a network's ends, and tables of embeddings, by the names that checkpoints have for them.
-const ENDS: [&str; 10] = [
-    "conv_in",
-    "conv_out",
-    "linear_1",
-    "patch_embedding",
-    "position_embedding",
-    "proj_in",
-    "proj_to_clip_embeddings",
-    "text_projection",
-    "token_embedding",
-    "visual_projection",
-];
-
-/// Burn's Muon keeps its sum of gradients where no checkpoint could read it, so the sum is taken here.
-const NO_MOMENTUM: MomentumConfig =
-    MomentumConfig { momentum: 0.0, dampening: 0.0, nesterov: false };
-
 /// The optimiser with its moments.
 pub(crate) struct Optimizer {
     config: OptimizerConfig,
     decaying: AdamW,
     plain: AdamW,
-    /// With its momentum.
-    muon: Option<(Muon, f64)>,
     /// Steps taken.
     time: usize,
     /// AdamW's mean of gradients, Muon's sum of them.
@@ -121,14 +83,6 @@ impl Optimizer {
             config,
             decaying: build(config.weight_decay),
             plain: build(0.0),
-            muon: config.muon.map(|settings| {
-                let muon = MuonConfig::new()
-                    .with_weight_decay(Some(WeightDecayConfig::new(config.weight_decay)))
-                    .with_momentum(NO_MOMENTUM)
-                    .with_adjust_lr_fn(AdjustLrFn::MatchRmsAdamW)
-                    .build();
-                (muon, settings.momentum)
-            }),
             time: 0,
             first: Beside::default(),
             second: Beside::default(),
@@ -139,7 +93,7 @@ impl Optimizer {
     pub(crate) fn step<M: Module>(
         &mut self,
         module: M,
-        gradients: GradientsParams,
+        mut gradients: GradientsParams,
         norm: f64,
         rate: f64,
     ) -> M {
@@ -147,8 +101,13 @@ impl Optimizer {
             Some(limit) if norm > limit => limit / norm,
             _ => 1.0,
         };
-        let module =
-            module.map(&mut Step { path: Vec::new(), optimizer: self, gradients, rate, scale });
+        let directions = match self.config.muon {
+            Some(settings) => {
+                muon::directions(&module, &mut gradients, scale, settings, &mut self.first)
+            }
+            None => Beside::default(),
+        };
+        let module = module.map(&mut Step { optimizer: self, gradients, directions, rate, scale });
         self.time += 1;
         module
     }
@@ -177,21 +136,16 @@ impl Optimizer {
 }
 
 struct Step<'a> {
-    path: Vec<String>,
     optimizer: &'a mut Optimizer,
+    /// Of the parameters that are AdamW's.
     gradients: GradientsParams,
+    /// Of those that are Muon's.
+    directions: Beside,
     rate: f64,
     scale: f64,
 }
 
 impl Step<'_> {
-    /// Whether the parameter at this place is the matrix of a layer within the network.
-    fn is_within(&self, dims: usize) -> bool {
-        let mut names = self.path.iter().rev().map(String::as_str);
-        let is_weight = names.next() == Some("weight");
-        dims > 1 && is_weight && names.next().is_some_and(|layer| !ENDS.contains(&layer))
-    }
-
     fn adamw<const D: usize>(
         &mut self,
         id: ParamId,
@@ -220,48 +174,36 @@ impl Step<'_> {
 
     fn muon<const D: usize>(
         &mut self,
-        muon: &Muon,
-        momentum: f64,
         id: ParamId,
         tensor: Tensor<D>,
-        gradient: Tensor<D>,
+        direction: Tensor<2>,
     ) -> Tensor<D> {
-        let sum = match self.optimizer.first.take::<D>(id) {
-            Some(sum) => sum * momentum + gradient.clone(),
-            None => gradient.clone(),
-        };
-        self.optimizer.first.put(id, sum.clone());
         // What a run that AdamW began has left of this parameter.
         self.optimizer.second.take::<D>(id);
-        let ahead = sum * momentum + gradient;
+        let decay = self.rate * f64::from(self.optimizer.config.weight_decay);
+        let length = self.rate * muon::stretch(direction.dims());
         let dims = tensor.dims();
-        let flat = [dims[0], dims[1..].iter().product()];
-        let (tensor, _) = muon.step(self.rate, tensor.reshape(flat), ahead.reshape(flat), None);
-        tensor.reshape(dims)
+        tensor * (1.0 - decay) - direction.reshape(dims) * length
     }
 }
 
 impl ModuleMapper for Step<'_> {
-    fn enter_module(&mut self, name: &str, _container_type: &str) {
-        self.path.push(name.to_owned());
-    }
-
-    fn exit_module(&mut self, _name: &str, _container_type: &str) {
-        self.path.pop();
-    }
-
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let Some(gradient) = self.gradients.remove::<D>(param.id) else { return param };
-        let gradient = if self.scale == 1.0 { gradient } else { gradient * self.scale };
-        let (id, tensor, mapper) = param.consume();
+        let gradient = self.gradients.remove::<D>(param.id);
+        let direction = self.directions.take::<2>(param.id);
+        if gradient.is_none() && direction.is_none() {
+            return param;
+        }
+        let (id, mut tensor, mapper) = param.consume();
         let required = tensor.is_require_grad();
         let strategy = tensor.gradient_checkpointing_strategy();
-        let tensor = match self.optimizer.muon.clone() {
-            Some((muon, momentum)) if self.is_within(D) => {
-                self.muon(&muon, momentum, id, tensor.inner(), gradient)
-            }
-            _ => self.adamw(id, tensor.inner(), gradient),
-        };
+        tensor = tensor.inner();
+        if let Some(direction) = direction {
+            tensor = self.muon(id, tensor, direction);
+        }
+        if let Some(gradient) = gradient {
+            tensor = self.adamw(id, tensor, scaled(gradient, self.scale));
+        }
         let tensor = match strategy {
             Some(strategy) => {
                 let tensor = tensor.autodiff().with_gradient_checkpointing_strategy(strategy);
@@ -271,6 +213,11 @@ impl ModuleMapper for Step<'_> {
         };
         Param::from_mapped_value(id, tensor, mapper)
     }
+}
+
+/// Clipping as a factor, which is 1 as a rule.
+pub(crate) fn scaled<const D: usize>(gradient: Tensor<D>, scale: f64) -> Tensor<D> {
+    if scale == 1.0 { gradient } else { gradient * scale }
 }
 
 /// The norm of all gradients together.
