@@ -66,8 +66,9 @@ pub fn device(name: &str) -> Result<Device> {
 /// glibc, in a build that computes on the processor.
 ///
 /// For the first line of a program's `main`: denoising allocates the same tensors step after step, and a program that gives
-/// large ones back each time spends up to a fifth of its time on pages. For training and small models: a large model's peak
-/// of memory grows by a third. See `unclip_kernels::memory`.
+/// large ones back each time spends up to a fifth of its time on pages. For training and small models, which then also
+/// compute [among their workers](among_workers): a large model's peak of memory grows by a third. See
+/// `unclip_kernels::memory`.
 pub fn keep_freed_memory() -> bool {
     #[cfg(feature = "flex")]
     return unclip_kernels::memory::keep_freed();
@@ -97,11 +98,34 @@ pub fn available() -> Vec<String> {
     names
 }
 
+/// Does `work` where `device` computes, and returns what comes of it: for a processor on one of rayon's threads, among
+/// which its operations are divided, if freed memory is [kept](keep_freed_memory); otherwise right here.
+///
+/// Every operation that begins outside of those threads is handed over to them while the caller sleeps, which for the many
+/// small ones of a training step is an eighth of its time. Where memory is not kept, glibc has a heap for each thread, and
+/// what one frees is of no use to the others: a step took three quarters more of it. A pass through a network and a step of
+/// a trainer need no asking; this is for what is put together of tensors elsewhere.
+///
+/// `work` must not wait for other threads that do the same: they would wait for its own.
+pub fn among_workers<R: Send>(device: &Device, work: impl FnOnce() -> R + Send) -> R {
+    #[cfg(any(feature = "flex", test))]
+    if unclip_kernels::memory::is_kept() && is_flex(device) {
+        return rayon::scope(|_| work());
+    }
+    let _ = device;
+    work()
+}
+
+#[cfg(any(feature = "flex", test))]
+fn is_flex(device: &Device) -> bool {
+    device.clone().inner() == Device::flex()
+}
+
 /// Whether `device` is a processor that multiplies 16-bit floating-point numbers (`bf16`) itself, so that computing in
 /// them is several times as fast.
 pub fn multiplies_bf16(device: &Device) -> bool {
     #[cfg(any(feature = "flex", test))]
-    if device.clone().inner() == Device::flex() {
+    if is_flex(device) {
         return unclip_kernels::cpu::Path::chosen().multiplies_bf16();
     }
     let _ = device;

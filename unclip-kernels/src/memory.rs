@@ -16,7 +16,7 @@ static KEPT: AtomicBool = AtomicBool::new(false);
 pub fn zeros<T: Element>(len: usize) -> Vec<T> {
     /// What a thread clears at once, and what is left to one.
     const BYTES: usize = 1 << 18;
-    if !KEPT.load(Ordering::Relaxed) || len.saturating_mul(size_of::<T>()) < 2 * BYTES {
+    if !is_kept() || len.saturating_mul(size_of::<T>()) < 2 * BYTES {
         let values = bytemuck::zeroed_vec(len);
         huge_pages(&values);
         return values;
@@ -47,6 +47,8 @@ pub fn keep_freed() -> bool {
         /// What the heap grows by at least, so that it seldom has to.
         const GROWTH: libc::c_int = 64 << 20;
         let settings = [
+            // One heap for all threads: with a heap for each, what one has freed is of no use to the others.
+            (libc::M_ARENA_MAX, 1),
             (libc::M_MMAP_MAX, 0),
             (libc::M_TRIM_THRESHOLD, libc::c_int::MAX),
             (libc::M_TOP_PAD, GROWTH),
@@ -61,6 +63,11 @@ pub fn keep_freed() -> bool {
     false
 }
 
+/// Whether memory is [kept](keep_freed), in one heap whatever thread it was allocated on.
+pub fn is_kept() -> bool {
+    KEPT.load(Ordering::Relaxed)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -68,7 +75,7 @@ mod tests {
     #[test]
     fn memory_is_kept_where_the_library_can() {
         let kept = keep_freed();
-        assert_eq!(kept, cfg!(all(target_os = "linux", target_env = "gnu")));
+        assert_eq!((kept, is_kept()), (cfg!(all(target_os = "linux", target_env = "gnu")), kept));
         // What was given back is cleared.
         for len in [0, 1, 100, (1 << 20) + 3] {
             for _ in 0..2 {

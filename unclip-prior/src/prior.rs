@@ -8,9 +8,12 @@ use burn::{
     module::{Initializer, Module, Param},
     tensor::{DType, Device, FloatDType, Tensor, TensorData, assert_shape},
 };
-use unclip_core::nn::{
-    LayerNorm, LayerNormConfig, Linear, LinearConfig, MASKED, Sinusoid, TimestepEmbedding,
-    TimestepEmbeddingConfig, sinusoidal,
+use unclip_core::{
+    device::among_workers,
+    nn::{
+        LayerNorm, LayerNormConfig, Linear, LinearConfig, MASKED, Sinusoid, TimestepEmbedding,
+        TimestepEmbeddingConfig, sinusoidal,
+    },
 };
 
 use crate::{
@@ -147,6 +150,11 @@ impl Prior {
     /// When an axis differs from those shapes, the network projects hidden states and gets none, or the table of
     /// positions has neither a row for each token nor one for each latent.
     pub fn forward(&self, step: PriorStep<'_>) -> Tensor<3> {
+        let device = step.noisy.device();
+        among_workers(&device, || self.pass(step))
+    }
+
+    fn pass(&self, step: PriorStep<'_>) -> Tensor<3> {
         let PriorStep { noisy, timesteps, text_embedding, text_states, attention_bias } = step;
         let [batch, latents, _] = noisy.dims();
         let device = noisy.device();

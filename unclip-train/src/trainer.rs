@@ -9,7 +9,7 @@ use std::{
 
 use burn::{module::Module, tensor::Device};
 use serde_json::json;
-use unclip_core::Error as CoreError;
+use unclip_core::{Error as CoreError, device::among_workers};
 
 use crate::{
     Error, Result,
@@ -375,21 +375,32 @@ impl<T: Task> Run<T> {
         T::gradients(&replicas, batch)
     }
 
+    /// Where the optimiser and the average are.
+    fn device(&self) -> Device {
+        self.model().devices()[0].clone()
+    }
+
     fn model(&self) -> &T::Model {
         self.model.as_ref().expect(PRESENT)
     }
 
     /// Changes the weights and their average.
     fn update(&mut self, gradients: Gradients, norm: f64, rate: f64) {
-        let model = self.model.take().expect(PRESENT);
-        let model = self.optimizer.step(model, gradients.params, norm, rate);
         let batch = self.config.training.batch;
         self.step += 1;
         self.seen += batch as u64;
         let decay = self.config.training.ema.decay(batch, self.seen);
+        let device = self.device();
+        let model = self.model.take().expect(PRESENT);
         let average = self.average.take().expect(PRESENT);
-        self.average = Some(ema::update(average, &model, decay));
+        let optimizer = &mut self.optimizer;
+        let (model, average) = among_workers(&device, || {
+            let model = optimizer.step(model, gradients.params, norm, rate);
+            let average = ema::update(average, &model, decay);
+            (model, average)
+        });
         self.model = Some(model);
+        self.average = Some(average);
     }
 
     fn write_sheet(&mut self, samples: &[Sample]) -> Result<()> {

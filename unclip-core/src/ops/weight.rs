@@ -120,20 +120,17 @@ impl<const D: usize> Weight<D> {
         &self,
         pack: impl FnOnce(&Tensor<D>) -> Option<Packed>,
     ) -> Option<Arc<Packed>> {
+        // The kernels pack on several threads, and a thread that waits for others may take up another pass through this
+        // same layer: no lock is held meanwhile.
         let known = self.read(|held| match held {
-            Held::Plain(_) => None,
-            Held::Packed { packed, .. } => Some(Arc::clone(packed)),
+            Held::Plain(param) => Err(param.clone()),
+            Held::Packed { packed, .. } => Ok(Arc::clone(packed)),
         });
-        if known.is_some() {
-            return known;
-        }
-        let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
-        let param = match &*held {
-            Held::Plain(param) => param,
-            // Another thread was faster.
-            Held::Packed { packed, .. } => return Some(Arc::clone(packed)),
+        let param = match known {
+            Ok(packed) => return Some(packed),
+            Err(param) => param,
         };
-        if is_reparameterized(param) {
+        if is_reparameterized(&param) {
             return None;
         }
         let value = param.val();
@@ -141,7 +138,12 @@ impl<const D: usize> Weight<D> {
         let (shape, device) = (value.shape(), value.device());
         drop(value);
         // Mapping keeps the identity and whether training is to reach this parameter.
-        let husk = param.clone().map(|value| Tensor::empty([0; D], &value.device()));
+        let husk = param.map(|value| Tensor::empty([0; D], &value.device()));
+        let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
+        if let Held::Packed { packed, .. } = &*held {
+            // Another thread was faster.
+            return Some(Arc::clone(packed));
+        }
         *held = Held::Packed { husk, shape, device, packed: Arc::clone(&packed) };
         Some(packed)
     }
@@ -237,6 +239,7 @@ impl<const D: usize> ModuleDisplay for Weight<D> {}
 #[cfg(test)]
 mod tests {
     use burn::tensor::{Distribution, FloatDType, TensorData};
+    use rayon::prelude::*;
 
     use super::*;
     use crate::ops::{LinearInput, linear};
@@ -256,6 +259,22 @@ mod tests {
     fn use_it(weight: &Weight<2>, dtype: FloatDType) {
         let x = Tensor::<2>::ones([3, 19], &Device::flex()).cast(dtype);
         let _out = linear(LinearInput::new(x), weight, None);
+    }
+
+    /// While one pass packs, its thread may take up the others, which read the same weight.
+    #[test]
+    fn passes_among_the_threads_that_pack_do_not_wait_for_each_other() {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().expect("two threads");
+        let x = Tensor::<2>::ones([1, 512], &Device::flex());
+        for _ in 0..40 {
+            let value = Tensor::<2>::ones([512, 512], &Device::flex());
+            let weight = Weight::from(Param::from_tensor(value));
+            let pass = || linear(LinearInput::new(x.clone()), &weight, None).into_data();
+            let found = pool.install(|| (0..8).into_par_iter().map(|_| pass()).collect::<Vec<_>>());
+            let expected = TensorData::new(vec![512.0f32; 512], [1, 512]);
+            assert!(found.into_iter().all(|found| found == expected));
+            assert!(is_packed(&weight));
+        }
     }
 
     #[test]

@@ -11,6 +11,8 @@ use burn::{
     optim::{GradientsAccumulator, GradientsParams},
 };
 
+use unclip_core::device::among_workers;
+
 use super::Task;
 use crate::Result;
 
@@ -27,6 +29,10 @@ pub(crate) fn on_each<T: Task, S: Send, R: Send>(
     work: impl Fn(&Replica<'_, T>, S) -> Result<R> + Sync,
 ) -> Result<Vec<R>> {
     let pairs = replicas.iter().zip(shares);
+    // Each thread by itself, and not all of them from one of those workers: that would wait, and not work, meanwhile.
+    let work = |replica: &Replica<'_, T>, share: S| {
+        among_workers(&replica.model.devices()[0], || work(replica, share))
+    };
     if replicas.len() == 1 {
         return pairs.map(|(replica, share)| work(replica, share)).collect();
     }

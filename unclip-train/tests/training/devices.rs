@@ -7,6 +7,7 @@ use std::ops::ControlFlow;
 
 use burn::tensor::Device;
 use serde_json::{Value, json};
+use unclip_core::device::keep_freed_memory;
 use unclip_testkit::device;
 use unclip_train::{StepReport, Trainer};
 
@@ -16,6 +17,8 @@ use crate::{
 };
 
 fn devices(count: usize) -> Vec<Device> {
+    // Shares are then computed among the threads that divide each operation, where they must not wait for each other.
+    keep_freed_memory();
     vec![device(); count]
 }
 

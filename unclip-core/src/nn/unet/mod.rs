@@ -22,7 +22,10 @@ use super::{
     GroupNormConfig, ResBlock, ResBlockConfig, Resample, TimestepEmbedding,
     TimestepEmbeddingConfig, sinusoidal, timestep::Sinusoid,
 };
-use crate::ops::{self, ConvInput};
+use crate::{
+    device::among_workers,
+    ops::{self, ConvInput},
+};
 
 /// What a [`UNet`] denoises, and under which conditions.
 #[derive(Debug, Clone)]
@@ -319,6 +322,11 @@ impl UNet {
     ///
     /// When an axis differs from those shapes, or a network with attention gets no context.
     pub fn forward(&self, input: UNetInput<'_>) -> Tensor<4> {
+        let device = input.noisy.device();
+        among_workers(&device, || self.pass(input))
+    }
+
+    fn pass(&self, input: UNetInput<'_>) -> Tensor<4> {
         let (mut h, conditions) = self.begin(input);
         let mut skips = vec![h.clone()];
         for unit in self.units() {
