@@ -108,9 +108,7 @@ impl AddedKvAttention {
         assert_shape!(context, [batch, _, _]);
         let pixels = height * width;
         let tokens = context.dims()[1];
-        // Of a picture that lies channels-last in memory, these are the same values in the same order.
-        let tokens_of = |x: Tensor<4>| x.permute([0, 2, 3, 1]).reshape([batch, pixels, channels]);
-        let u = tokens_of(self.group_norm.forward(x.clone()));
+        let u = ops::to_tokens(self.group_norm.forward(x.clone()));
         let query = self.to_q.forward(u.clone());
         let mut key = self.add_k_proj.forward(context.clone());
         let mut value = self.add_v_proj.forward(context);
@@ -134,8 +132,9 @@ impl AddedKvAttention {
             bias,
             scale,
         );
-        let out = self.to_out.apply(LinearInput::new(join_heads(attended)).residual(tokens_of(x)));
-        out.reshape([batch, height, width, channels]).permute([0, 3, 1, 2])
+        let out =
+            self.to_out.apply(LinearInput::new(join_heads(attended)).residual(ops::to_tokens(x)));
+        ops::from_tokens(out, [height, width])
     }
 }
 

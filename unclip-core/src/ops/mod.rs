@@ -21,6 +21,7 @@ mod kernels;
 mod linear;
 mod norm;
 mod packed;
+mod view;
 mod weight;
 
 pub use activation::{Activation, gelu, quick_gelu, silu};
@@ -31,6 +32,7 @@ pub use conv::{
 };
 pub use linear::{LinearInput, linear};
 pub use norm::{Affine, apply, group_norm_affine, layer_norm};
+pub use view::{from_tokens, shared, to_tokens};
 pub use weight::Weight;
 
 use burn::tensor::Tensor;

@@ -350,7 +350,8 @@ impl UNet {
         let device = noisy.device();
         let given = noisy.dtype();
         let dtype = self.compute.map_or(given, DType::from);
-        let context = context.map(|context| context.cast(dtype));
+        // Every attention reads it.
+        let context = context.map(|context| ops::shared(context.cast(dtype)));
 
         let mut time = self.time_embedding.forward(sinusoidal(timesteps, self.sinusoid, &device));
         if let Some(activation) = self.time_post_activation {

@@ -15,12 +15,14 @@ mod norm;
 mod picture;
 mod record;
 mod stored;
+mod view;
 
 pub(super) use attention::attention;
 pub(super) use conv::conv2d;
 pub(super) use linear::{activate, linear};
 pub(super) use norm::{apply, group_norm_affine, layer_norm};
 pub(super) use picture::{add, avg_pool_2x2, join_channels, max_pool_3x3, upsample_nearest_2x};
+pub(super) use view::{from_tokens, shared, to_tokens};
 
 use burn::{
     backend::flex::FlexTensor,

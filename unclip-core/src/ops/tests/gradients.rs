@@ -245,6 +245,30 @@ proptest! {
     }
 
     #[test]
+    fn of_pixels_as_tokens(
+        (batch, channels) in (prop_oneof![Just(1usize), Just(3)], 1usize..20),
+        (height, width) in (1usize..8, 1usize..8),
+    ) {
+        let shape = [batch, channels, height, width];
+        let (x, value) = (random(shape), random([channels, channels]));
+
+        let burns = (leaf(&x), leaf(&value));
+        let rows = burns.0.clone().permute([0, 2, 3, 1]).reshape([batch, height * width, channels]);
+        let products = module::linear(rows.clone(), burns.1.clone().transpose(), None) + rows * 2.0;
+        let back = products.reshape([batch, height, width, channels]).permute([0, 3, 1, 2]);
+        let expected = backward(back.clone() + back);
+
+        let ours = (leaf(&x), leaf(&value));
+        let weight = Weight::from(Param::initialized(ParamId::new(), ours.1.clone()));
+        let rows = shared(to_tokens(ours.0.clone()));
+        let doubled = rows.clone() * 2.0;
+        let products = linear(LinearInput::new(rows).residual(doubled), &weight, None);
+        let back = from_tokens(products, [height, width]);
+        let found = backward(add(back.clone(), back));
+        compare!(BOUND, found, expected, ("the pixels", ours.0, burns.0), ("the weight", ours.1, burns.1));
+    }
+
+    #[test]
     fn of_what_several_operations_read(
         shape in (1usize..3, 1usize..9, 1usize..5, 1usize..5),
         readers in 1usize..8,
