@@ -1,7 +1,8 @@
 //! What every character is called, and what it looks like another of.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
+use anyhow::bail;
 use serde::Deserialize;
 
 use crate::packages::Packages;
@@ -68,59 +69,8 @@ const COMPONENTS: u32 = 2;
 const FLAGS: u32 = 9;
 /// Animals, food, travel, activities and objects.
 const THINGS: [u32; 5] = [3, 4, 5, 6, 7];
-/// What people ask for first: what a decoder of few steps is to draw so that it is recognised.
-const COMMON: [&str; 50] = [
-    "airplane",
-    "automobile",
-    "balloon",
-    "bear",
-    "bell",
-    "books",
-    "bus",
-    "butterfly",
-    "cactus",
-    "carrot",
-    "cat",
-    "cherries",
-    "cloud",
-    "cow",
-    "crescent moon",
-    "crown",
-    "dog",
-    "doughnut",
-    "duck",
-    "elephant",
-    "evergreen tree",
-    "fish",
-    "grapes",
-    "honeybee",
-    "house",
-    "key",
-    "light bulb",
-    "lion",
-    "mushroom",
-    "musical keyboard",
-    "octopus",
-    "owl",
-    "penguin",
-    "pig",
-    "pineapple",
-    "pizza",
-    "rabbit",
-    "rainbow",
-    "red apple",
-    "rose",
-    "sailboat",
-    "snowman",
-    "soccer ball",
-    "star",
-    "strawberry",
-    "sun",
-    "sunflower",
-    "turtle",
-    "umbrella",
-    "watermelon",
-];
+/// What people ask for first, a name a line: what a decoder of few steps is to draw so that it is recognised.
+const COMMON: &str = include_str!("common.txt");
 /// A keyword of more concepts than this is a kind of thing, and no name for one.
 const SYNONYM_OF: usize = 2;
 
@@ -130,6 +80,7 @@ pub(crate) fn read(packages: &Packages) -> anyhow::Result<BTreeMap<String, Conce
     let cldr: Annotations =
         packages.read("cldr-annotations-full", "annotations/en/annotations.json")?;
     let cldr = cldr.annotations.annotations;
+    let mut common: HashSet<&str> = COMMON.lines().collect();
     let mut concepts = BTreeMap::new();
     for record in &records {
         let Some(group) = record.group.filter(|group| ![COMPONENTS, FLAGS].contains(group)) else {
@@ -150,7 +101,7 @@ pub(crate) fn read(packages: &Packages) -> anyhow::Result<BTreeMap<String, Conce
             synonyms: Vec::new(),
             family: family(&record.hexcode, &name),
             is_thing: THINGS.contains(&group),
-            is_common: COMMON.contains(&name.as_str()),
+            is_common: common.remove(name.as_str()),
             has_tone: false,
             name,
         };
@@ -159,6 +110,9 @@ pub(crate) fn read(packages: &Packages) -> anyhow::Result<BTreeMap<String, Conce
             concepts.insert(code_points(&skin.hexcode), toned);
         }
         concepts.insert(code_points(&record.hexcode), concept);
+    }
+    if !common.is_empty() {
+        bail!("common things that no character is called: {common:?}");
     }
     name_synonyms(&mut concepts);
     Ok(concepts)
