@@ -239,7 +239,6 @@ impl<const D: usize> ModuleDisplay for Weight<D> {}
 #[cfg(test)]
 mod tests {
     use burn::tensor::{Distribution, FloatDType, TensorData};
-    use rayon::prelude::*;
 
     use super::*;
     use crate::ops::{LinearInput, linear};
@@ -261,20 +260,21 @@ mod tests {
         let _out = linear(LinearInput::new(x), weight, None);
     }
 
-    /// While one pass packs, its thread may take up the others, which read the same weight.
+    /// While one pass packs, and waits for the threads that help, its own may take up another pass.
     #[test]
-    fn passes_among_the_threads_that_pack_do_not_wait_for_each_other() {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().expect("two threads");
-        let x = Tensor::<2>::ones([1, 512], &Device::flex());
-        for _ in 0..40 {
-            let value = Tensor::<2>::ones([512, 512], &Device::flex());
-            let weight = Weight::from(Param::from_tensor(value));
-            let pass = || linear(LinearInput::new(x.clone()), &weight, None).into_data();
-            let found = pool.install(|| (0..8).into_par_iter().map(|_| pass()).collect::<Vec<_>>());
-            let expected = TensorData::new(vec![512.0f32; 512], [1, 512]);
-            assert!(found.into_iter().all(|found| found == expected));
-            assert!(is_packed(&weight));
-        }
+    fn a_pass_that_packs_does_not_lock_others_out() {
+        let (weight, data, _) = weight(FloatDType::F32);
+        let mut others = None;
+        let own = weight.packed(|value| {
+            use_it(&weight, FloatDType::F32);
+            others = weight.packed(|_| None);
+            let values: Vec<f32> = value.to_data().try_to_vec().expect("floats");
+            let format = unclip_kernels::Format::F32;
+            Some(Packed(unclip_kernels::Weights::linear(&values, [37, 19], format)))
+        });
+        let (own, others) = (own.expect("is packed"), others.expect("is packed"));
+        assert!(Arc::ptr_eq(&own, &others), "the first that is done is the one that is held");
+        assert_eq!(weight.val().into_data(), data);
     }
 
     #[test]
