@@ -166,3 +166,68 @@ fn orthogonalise(matrices: Tensor<3>) -> Tensor<3> {
     }
     product.matmul(matrices)
 }
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::TensorData;
+    use unclip_testkit::device;
+
+    use super::*;
+
+    /// Two matrices, the second a hundred times as large, so that no norm can be shared.
+    fn matrices() -> Tensor<3> {
+        let values = (0..24u8).map(|i| {
+            let size = if i < 12 { 1.0 } else { 100.0 };
+            libm::sinf(f32::from(i * i) * 0.7) * size
+        });
+        Tensor::from_data(TensorData::new::<f32, _>(values.collect(), [2, 3, 4]), &device())
+    }
+
+    #[test]
+    fn matrices_of_one_shape_go_through_each_by_itself() {
+        let together = orthogonalise(matrices());
+        for index in 0..2 {
+            let alone = orthogonalise(matrices().slice_dim(0, index..=index));
+            let off = together.clone().slice_dim(0, index..=index) - alone.clone();
+            assert!(off.abs().max().into_scalar::<f32>() < 1e-5, "matrix {index}");
+            // The iterations leave singular values near 1, and these three are not small enough to be left behind.
+            let square = alone.square().sum().into_scalar::<f32>();
+            assert!((3.0 * 0.4..3.0 * 1.5).contains(&square), "matrix {index}: {square}");
+        }
+    }
+
+    #[test]
+    fn every_parameter_gets_the_direction_of_its_own_momentum() {
+        #[derive(Module, Debug)]
+        struct Layer {
+            weight: Param<Tensor<2>>,
+        }
+        #[derive(Module, Debug)]
+        struct Layers {
+            wide: Layer,
+            tall: Layer,
+        }
+
+        let device = device().autodiff();
+        let part = |index: usize| matrices().slice_dim(0, index..=index).squeeze_dim::<2>(0);
+        let layer = |value: Tensor<2>| {
+            let value = Tensor::from_data(value.into_data(), &device);
+            Layer { weight: Param::from_tensor(value) }
+        };
+        let layers = Layers { wide: layer(part(0)), tall: layer(part(1).transpose()) };
+        let loss = (layers.wide.weight.val().square() / 2.0).sum()
+            + (layers.tall.weight.val().square() / 2.0).sum();
+        let mut gradients = GradientsParams::from_grads(loss.backward(), &layers);
+        let settings = MuonSettings { momentum: 0.0 };
+        let mut first = Beside::default();
+        let mut found = directions(&layers, &mut gradients, 1.0, settings, &mut first);
+        let expected = orthogonalise(matrices());
+        let expected = |index: usize| expected.clone().slice_dim(0, index..=index).squeeze_dim(0);
+        for (id, expected) in
+            [(layers.wide.weight.id, expected(0)), (layers.tall.weight.id, expected(1).transpose())]
+        {
+            let off = found.take::<2>(id).expect("a direction") - expected;
+            assert!(off.abs().max().into_scalar::<f32>() < 1e-5);
+        }
+    }
+}
