@@ -102,9 +102,9 @@ pub fn available() -> Vec<String> {
 /// which its operations are divided, if freed memory is [kept](keep_freed_memory); otherwise right here.
 ///
 /// Every operation that begins outside of those threads is handed over to them while the caller sleeps, which for the many
-/// small ones of a training step is an eighth of its time. Where memory is not kept, glibc has a heap for each thread, and
-/// what one frees is of no use to the others: a step took three quarters more of it. A pass through a network and a step of
-/// a trainer need no asking; this is for what is put together of tensors elsewhere.
+/// small ones of a training step is an eighth of its time. Keeping memory puts it into one heap: glibc has by default one
+/// for each thread, where what one frees is of no use to the others, and a training step took three quarters more memory. A
+/// pass through a network and a step of a trainer need no asking; this is for what is put together of tensors elsewhere.
 ///
 /// `work` must not wait for other threads that do the same: they would wait for its own.
 pub fn among_workers<R: Send>(device: &Device, work: impl FnOnce() -> R + Send) -> R {
