@@ -1,6 +1,5 @@
 //! What several replays need of a recorded set.
 
-use ndarray::ArrayD;
 use unclip_core::{nn::TextConditioning, noise::RecordedNoise, sampler::SamplerConfig};
 use unclip_testkit::{FixtureSet, Recorded, device};
 
@@ -9,20 +8,13 @@ pub(crate) fn recorded_noise<'a>(
     recorded: &Recorded,
     names: impl IntoIterator<Item = &'a str>,
 ) -> RecordedNoise {
-    let tensors = names.into_iter().map(|name| {
-        ArrayD::from_shape_vec(recorded.shape(name), recorded.floats(name))
-            .expect("as many values as the shape says")
-    });
-    RecordedNoise::new(tensors.collect::<Vec<_>>()).expect("recorded noise is finite")
+    let tensors = names.into_iter().map(|name| recorded.array(name));
+    RecordedNoise::new(tensors).expect("recorded noise is finite")
 }
 
 /// The noise of a stage's steps in a recorded run, without the initial one.
 pub(crate) fn step_noise(run: &Recorded, stage: &str) -> RecordedNoise {
-    let names: Vec<String> = (0..)
-        .map(|step| format!("{stage}.noise.{step}"))
-        .take_while(|name| run.has(name))
-        .collect();
-    recorded_noise(run, names.iter().map(String::as_str))
+    RecordedNoise::new(run.sequence(&format!("{stage}.noise"))).expect("recorded noise is finite")
 }
 
 /// The sampler that the recorded model names for a stage.

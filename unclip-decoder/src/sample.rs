@@ -146,24 +146,16 @@ impl Decoder {
 
 #[cfg(test)]
 mod tests {
-    use unclip_core::{checkpoint::WeightPrecision, progress::Unobserved, sampler::SamplerConfig};
+    use unclip_core::{
+        checkpoint::WeightPrecision, noise::RecordedNoise, progress::Unobserved,
+        sampler::SamplerConfig,
+    };
     use unclip_testkit::{FixtureSet, Recorded, assert_close, device, fixture_sets};
 
     use super::*;
 
-    /// Hands out the noise of a recorded run.
-    struct Replayed<'a> {
-        run: &'a Recorded,
-        next: usize,
-    }
-
-    impl NoiseSource for Replayed<'_> {
-        fn draw(&mut self, shape: &[usize]) -> unclip_core::Result<Vec<f32>> {
-            let name = format!("decoder.noise.{}", self.next);
-            assert_eq!(self.run.shape(&name), shape, "{name}");
-            self.next += 1;
-            Ok(self.run.floats(&name))
-        }
+    fn recorded_noise(run: &Recorded) -> RecordedNoise {
+        RecordedNoise::new(run.sequence("decoder.noise")).expect("recorded noise is finite")
     }
 
     fn open(set: &FixtureSet) -> Decoder {
@@ -190,12 +182,12 @@ mod tests {
     fn replay(decoder: &Decoder, run: &Recorded, input: &DecoderInput, guidance: f64) -> f64 {
         let steps = run.shape("decoder.timesteps")[0];
         let sampler = SamplerConfig::karlo_decoder().sampler(steps).expect("a valid number");
-        let mut noise = Replayed { run, next: 0 };
+        let mut noise = recorded_noise(run);
         let initial = run.tensor("decoder.noise.init", &device());
         let picture = decoder
             .sample(input, &sampler, guidance, initial, &mut noise, &mut Unobserved)
             .expect("the recorded run fits");
-        assert_eq!(noise.next, steps - 1);
+        assert_eq!(noise.remaining(), 0);
         assert_close(&picture, run, "decoder.out.image_small", 5e-4).max_abs
     }
 
@@ -227,7 +219,7 @@ mod tests {
         let good = caption(&run, "cond", 1, extra);
         let sampler = SamplerConfig::karlo_decoder().sampler(2).expect("a valid number");
         let refuse = |input: &DecoderInput, guidance: f64, shape: [usize; 4]| {
-            let mut noise = Replayed { run: &run, next: 0 };
+            let mut noise = recorded_noise(&run);
             let initial = Tensor::zeros(shape, &device());
             decoder
                 .sample(input, &sampler, guidance, initial, &mut noise, &mut Unobserved)

@@ -126,24 +126,16 @@ impl Prior {
 
 #[cfg(test)]
 mod tests {
-    use unclip_core::{checkpoint::WeightPrecision, progress::Unobserved, sampler::SamplerConfig};
+    use unclip_core::{
+        checkpoint::WeightPrecision, noise::RecordedNoise, progress::Unobserved,
+        sampler::SamplerConfig,
+    };
     use unclip_testkit::{FixtureSet, Recorded, assert_close, device, fixture_sets};
 
     use super::*;
 
-    /// Hands out the noise of a recorded run.
-    struct Replayed<'a> {
-        run: &'a Recorded,
-        next: usize,
-    }
-
-    impl NoiseSource for Replayed<'_> {
-        fn draw(&mut self, shape: &[usize]) -> unclip_core::Result<Vec<f32>> {
-            let name = format!("prior.noise.{}", self.next);
-            assert_eq!(self.run.shape(&name), shape, "{name}");
-            self.next += 1;
-            Ok(self.run.floats(&name))
-        }
+    fn recorded_noise(run: &Recorded) -> RecordedNoise {
+        RecordedNoise::new(run.sequence("prior.noise")).expect("recorded noise is finite")
     }
 
     fn open(set: &FixtureSet) -> Prior {
@@ -167,12 +159,12 @@ mod tests {
     fn replay(prior: &Prior, run: &Recorded, input: &PriorInput, guidance: f64) -> f64 {
         let steps = run.shape("prior.timesteps")[0];
         let sampler = SamplerConfig::karlo_prior().sampler(steps).expect("a valid number");
-        let mut noise = Replayed { run, next: 0 };
+        let mut noise = recorded_noise(run);
         let initial = run.tensor("prior.noise.init", &device());
         let embedding = prior
             .sample(input, &sampler, guidance, initial, &mut noise, &mut Unobserved)
             .expect("the recorded run fits");
-        assert_eq!(noise.next, steps - 1);
+        assert_eq!(noise.remaining(), 0);
         assert_close(&embedding, run, "text_proj.in.image_embeddings", 1e-4).max_abs
     }
 
@@ -200,7 +192,7 @@ mod tests {
         let sampler = SamplerConfig::karlo_prior().sampler(2).expect("a valid number");
         let refuse = |prior: &Prior, input: &PriorInput, guidance: f64, batch: usize| {
             let initial = Tensor::zeros([batch, prior.config().embedding_dim], &device());
-            let mut noise = Replayed { run: &run, next: 0 };
+            let mut noise = recorded_noise(&run);
             prior
                 .sample(input, &sampler, guidance, initial, &mut noise, &mut Unobserved)
                 .expect_err("the input does not fit")

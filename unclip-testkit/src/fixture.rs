@@ -10,6 +10,7 @@ use std::{
 };
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
+use ndarray::ArrayD;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
@@ -201,6 +202,29 @@ impl Recorded {
         let (dtype, _, bytes) = self.get(name);
         assert_eq!(*dtype, Dtype::U8, "{name}");
         bytes
+    }
+
+    /// `name` as an array of 32-bit floats.
+    ///
+    /// # Panics
+    ///
+    /// When it is absent or of another type.
+    pub fn array(&self, name: &str) -> ArrayD<f32> {
+        ArrayD::from_shape_vec(self.shape(name), self.floats(name))
+            .expect("as many values as the shape says")
+    }
+
+    /// `prefix.0`, `prefix.1`, .. as far as they were recorded, such as the noise of a stage's steps.
+    ///
+    /// # Panics
+    ///
+    /// When one is of another type than 32-bit floats.
+    pub fn sequence(&self, prefix: &str) -> Vec<ArrayD<f32>> {
+        (0..)
+            .map(|number| format!("{prefix}.{number}"))
+            .take_while(|name| self.has(name))
+            .map(|name| self.array(&name))
+            .collect()
     }
 
     /// `name` as a float tensor on `device`.

@@ -102,25 +102,17 @@ fn check(config: &UpsamplerConfig, input: &UpsampleInput, initial: &Tensor<4>) -
 
 #[cfg(test)]
 mod tests {
-    use unclip_core::{checkpoint::WeightPrecision, progress::Unobserved, sampler::SamplerConfig};
+    use unclip_core::{
+        checkpoint::WeightPrecision, noise::RecordedNoise, progress::Unobserved,
+        sampler::SamplerConfig,
+    };
     use unclip_testkit::{FixtureSet, Recorded, assert_close, device, fixture_sets};
 
     use super::*;
     use crate::Upsampler;
 
-    /// Hands out the noise of a recorded run.
-    struct Replayed<'a> {
-        run: &'a Recorded,
-        next: usize,
-    }
-
-    impl NoiseSource for Replayed<'_> {
-        fn draw(&mut self, shape: &[usize]) -> unclip_core::Result<Vec<f32>> {
-            let name = format!("super_res.noise.{}", self.next);
-            assert_eq!(self.run.shape(&name), shape, "{name}");
-            self.next += 1;
-            Ok(self.run.floats(&name))
-        }
+    fn recorded_noise(run: &Recorded) -> RecordedNoise {
+        RecordedNoise::new(run.sequence("super_res.noise")).expect("recorded noise is finite")
     }
 
     fn open(set: &FixtureSet) -> Upsampler {
@@ -138,7 +130,7 @@ mod tests {
             let run = set.tensors("e2e_t2i_default");
             let steps = run.shape("super_res.timesteps")[0];
             let sampler = SamplerConfig::karlo_super_res().sampler(steps).expect("a valid number");
-            let mut noise = Replayed { run: &run, next: 0 };
+            let mut noise = recorded_noise(&run);
             let small = run.tensor("decoder.out.image_small", &device());
             let large = sample(
                 &mut &upsampler,
@@ -149,7 +141,7 @@ mod tests {
                 &mut Unobserved,
             )
             .expect("the recorded run fits");
-            assert_eq!(noise.next, steps - 1);
+            assert_eq!(noise.remaining(), 0);
             let name = format!("super_res.prev.{}", steps - 1);
             let error = assert_close(&large, &run, &name, 5e-4);
             println!("{}: super-resolution run {:.1e}", set.name(), error.max_abs);
@@ -182,7 +174,7 @@ mod tests {
         let sampler = SamplerConfig::karlo_super_res().sampler(4).expect("a valid number");
         let initial: Tensor<4> = run.tensor("super_res.noise.init", &device());
         let input = UpsampleInput::new(Stage::UpsampleLarge, initial.clone().narrow(2, 0, 7));
-        let mut noise = Replayed { run: &run, next: 0 };
+        let mut noise = recorded_noise(&run);
         let large = sample(&mut networks, &input, &sampler, initial, &mut noise, &mut Unobserved)
             .expect("a small picture of any size will do");
         assert_eq!(networks.asked, [false, false, false, true]);
@@ -197,7 +189,7 @@ mod tests {
         let sampler = SamplerConfig::karlo_super_res().sampler(2).expect("a valid number");
         let refuse = |small: [usize; 4], initial: [usize; 4]| {
             let input = UpsampleInput::new(Stage::Upsample, Tensor::zeros(small, &device()));
-            let mut noise = Replayed { run: &run, next: 0 };
+            let mut noise = recorded_noise(&run);
             let initial = Tensor::zeros(initial, &device());
             sample(&mut &upsampler, &input, &sampler, initial, &mut noise, &mut Unobserved)
                 .expect_err("the pictures do not fit")

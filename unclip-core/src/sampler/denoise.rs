@@ -56,7 +56,6 @@ pub fn denoise<const D: usize>(
 mod tests {
     use std::ops::ControlFlow;
 
-    use ndarray::{ArrayD, IxDyn};
     use unclip_testkit::{Recorded, device, fixture_sets};
 
     use super::*;
@@ -102,11 +101,7 @@ mod tests {
             let timesteps: Vec<i64> =
                 sampler.timesteps().iter().map(|&t| i64::try_from(t).expect("small")).collect();
             assert_eq!(timesteps, recorded.ints(&format!("chain.{steps}.timesteps")));
-            let noises = (0..steps - 1).map(|i| {
-                let name = format!("chain.{steps}.noise.{i}");
-                let shape = IxDyn(recorded.shape(&name));
-                ArrayD::from_shape_vec(shape, recorded.floats(&name)).expect("consistent")
-            });
+            let noises = recorded.sequence(&format!("chain.{steps}.noise"));
             let mut noise = RecordedNoise::new(noises).expect("finite");
             assert_eq!(sampler.draws(), noise.remaining());
             let mut observer = Comparing { recorded, steps, worst: 0.0 };
