@@ -9,6 +9,10 @@ use super::{Block, CTile, Panels, Staged, Step, TILE};
 /// Values of a register.
 const LANES: usize = 8;
 
+/// Values along the depth that a turn of the loop takes where they lie side by side: what counts and what finds addresses
+/// is then a smaller part of it.
+const UNROLLED: usize = 4;
+
 /// Registers of a row of 16 columns.
 const VECTORS: usize = TILE / LANES;
 
@@ -93,20 +97,26 @@ impl Rows<'_, f32> {
         }
         let (rows, mut packed) = self.operands(first);
         let mut sums = load::<ROWS>(tile, first, self.fresh);
+        let is_dense = self.staged.depth_stride == 1 && self.panels.depth_stride == TILE;
         for step in self.steps {
             let mut value = rows.wrapping_add(step.offset);
-            for _ in 0..step.len {
-                // SAFETY: `Block::check` compared the last panel's last row and the last row's last value of every step with
-                // the operands' lengths; this loop stays below them.
-                unsafe {
-                    let columns = [_mm256_loadu_ps(packed), _mm256_loadu_ps(packed.add(LANES))];
-                    for (row, sums) in sums.iter_mut().enumerate() {
-                        let value = _mm256_broadcast_ss(&*value.add(row * self.staged.row_stride));
-                        for (sum, columns) in sums.iter_mut().zip(&columns) {
-                            *sum = _mm256_fmadd_ps(value, *columns, *sum);
-                        }
-                    }
+            let mut left = step.len;
+            // SAFETY, of every `add_products`: `Block::check` compared the last panel's last row and the last row's last value
+            // of every step with the operands' lengths; these loops stay below them.
+            while is_dense && left >= UNROLLED {
+                for depth in 0..UNROLLED {
+                    let (value, packed) =
+                        (value.wrapping_add(depth), packed.wrapping_add(depth * TILE));
+                    // SAFETY: as above.
+                    unsafe { add_products(&mut sums, value, self.staged.row_stride, packed) };
                 }
+                value = value.wrapping_add(UNROLLED);
+                packed = packed.wrapping_add(UNROLLED * TILE);
+                left -= UNROLLED;
+            }
+            for _ in 0..left {
+                // SAFETY: as above.
+                unsafe { add_products(&mut sums, value, self.staged.row_stride, packed) };
                 value = value.wrapping_add(self.staged.depth_stride);
                 packed = packed.wrapping_add(self.panels.depth_stride);
             }
@@ -155,6 +165,32 @@ impl Rows<'_, bf16> {
             }
         }
         store(tile, first, &sums);
+    }
+}
+
+/// Adds the products of one value of each row with a row of 16 columns.
+///
+/// # Safety
+///
+/// The processor has AVX2 and FMA; 16 values can be read at `packed`, and one at `value` and at every multiple of
+/// `row_stride` behind it, one a row.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn add_products<const ROWS: usize>(
+    sums: &mut [[__m256; VECTORS]; ROWS],
+    value: *const f32,
+    row_stride: usize,
+    packed: *const f32,
+) {
+    // SAFETY: this function's own contract.
+    unsafe {
+        let columns = [_mm256_loadu_ps(packed), _mm256_loadu_ps(packed.add(LANES))];
+        for (row, sums) in sums.iter_mut().enumerate() {
+            let value = _mm256_broadcast_ss(&*value.add(row * row_stride));
+            for (sum, columns) in sums.iter_mut().zip(&columns) {
+                *sum = _mm256_fmadd_ps(value, *columns, *sum);
+            }
+        }
     }
 }
 
