@@ -183,6 +183,7 @@ mod tests {
         let steps = run.shape("decoder.timesteps")[0];
         let sampler = SamplerConfig::karlo_decoder().sampler(steps).expect("a valid number");
         let mut noise = recorded_noise(run);
+        assert_eq!(noise.remaining(), steps - 1);
         let initial = run.tensor("decoder.noise.init", &device());
         let picture = decoder
             .sample(input, &sampler, guidance, initial, &mut noise, &mut Unobserved)

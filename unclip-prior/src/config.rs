@@ -257,7 +257,7 @@ impl PriorConfig {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use unclip_testkit::{assert_config_kept, changed, changes, device, recorded_configs};
+    use unclip_testkit::{changed, changes, device, recorded_configs};
 
     use super::*;
 
@@ -271,7 +271,12 @@ mod tests {
     fn every_key_survives_reading_and_writing() {
         for json in recorded_configs(RECORDED) {
             let written = read(&json).expect("a recorded configuration").to_json();
-            assert_config_kept(&json, &written);
+            // The type of a number is kept too.
+            for (key, value) in json.as_object().expect("an object") {
+                if key != "_diffusers_version" {
+                    assert_eq!(&written[key], value, "{key}");
+                }
+            }
             assert_eq!(read(&written).expect("our own").to_json(), written);
         }
     }

@@ -160,6 +160,7 @@ mod tests {
         let steps = run.shape("prior.timesteps")[0];
         let sampler = SamplerConfig::karlo_prior().sampler(steps).expect("a valid number");
         let mut noise = recorded_noise(run);
+        assert_eq!(noise.remaining(), steps - 1);
         let initial = run.tensor("prior.noise.init", &device());
         let embedding = prior
             .sample(input, &sampler, guidance, initial, &mut noise, &mut Unobserved)

@@ -131,6 +131,7 @@ mod tests {
             let steps = run.shape("super_res.timesteps")[0];
             let sampler = SamplerConfig::karlo_super_res().sampler(steps).expect("a valid number");
             let mut noise = recorded_noise(&run);
+            assert_eq!(noise.remaining(), steps - 1);
             let small = run.tensor("decoder.out.image_small", &device());
             let large = sample(
                 &mut &upsampler,
