@@ -32,6 +32,8 @@ const CONVOLUTIONS: &[(&str, usize, usize, usize, usize, usize)] = &[
     ("training_32_24", 16, 32, 24, 24, 3),
     ("training_16_48", 16, 16, 48, 48, 3),
     ("training_8_128", 16, 8, 128, 128, 3),
+    ("sampling_8_256_128", 2, 8, 256, 128, 3),
+    ("sampling_16_48", 2, 16, 48, 48, 3),
     ("training_64_64", 16, 64, 64, 64, 3),
     ("training_32_128", 16, 32, 128, 128, 3),
 ];

@@ -262,7 +262,7 @@ fn run<T: Element, U: Element>(
         return;
     }
     match &weights.data {
-        Data::F32(packed) if winograd::suits(packed, geometry) => {
+        Data::F32(packed) if winograd::suits(path, packed, geometry) => {
             winograd::run(path, packed, geometry, input, output);
         }
         Data::F32(packed) => {

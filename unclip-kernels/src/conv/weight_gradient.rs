@@ -149,35 +149,44 @@ impl<T: Element, U: Element> Job<'_, T, U> {
             next += images.len() * strip.len();
             let layout = self.layout::<S>(strip.len());
             let operands = self.stage(&images, &strip, &layout, scratch);
-            for block in 0..slots[2] {
-                let first = block * S::WIDTH;
-                let width = S::WIDTH.min(panels - first);
-                for pair in 0..slots[1] {
-                    let starts = [2 * pair, (2 * pair + 1).min(tiles - 1)];
-                    for tap in 0..slots[0] {
-                        let slot = (tap * slots[1] + pair) * slots[2] + block;
-                        let steps = self.steps::<S>(tap, images.len(), &layout, &operands);
-                        let block = Block {
-                            staged: Staged {
-                                values: operands.input,
-                                starts: starts.map(|tile| tile * TILE * operands.row_stride),
-                                row_stride: operands.row_stride,
-                                depth_stride: operands.depth_stride,
-                                rows: 2 * TILE,
-                            },
-                            panels: Panels {
-                                values: &operands.gradient[first * operands.panel_stride..],
-                                panel_stride: operands.panel_stride,
-                                depth_stride: operands.panel_depth_stride,
-                                ahead: 0,
-                            },
-                            steps: &steps,
-                            sums: &mut sums[slot * 2 * S::WIDTH..][..2 * width],
-                            fresh: false,
-                        };
-                        S::multiply(&unit, block);
+            let steps: Vec<_> = (0..slots[0])
+                .map(|tap| self.steps(tap, images.len(), &layout, operands.depth_stride))
+                .collect();
+            let mut done = 0;
+            for from in (0..steps[0].len()).step_by(S::STEPS) {
+                let to = steps[0].len().min(from + S::STEPS);
+                for block in 0..slots[2] {
+                    let first = block * S::WIDTH;
+                    let width = S::WIDTH.min(panels - first);
+                    let gradient =
+                        first * operands.panel_stride + done * operands.panel_depth_stride;
+                    for pair in 0..slots[1] {
+                        let starts = [2 * pair, (2 * pair + 1).min(tiles - 1)];
+                        for (tap, steps) in steps.iter().enumerate() {
+                            let slot = (tap * slots[1] + pair) * slots[2] + block;
+                            let block = Block {
+                                staged: Staged {
+                                    values: operands.input,
+                                    starts: starts.map(|tile| tile * TILE * operands.row_stride),
+                                    row_stride: operands.row_stride,
+                                    depth_stride: operands.depth_stride,
+                                    rows: self.depth.len() - 2 * TILE * pair,
+                                },
+                                panels: Panels {
+                                    values: &operands.gradient[gradient..],
+                                    panel_stride: operands.panel_stride,
+                                    depth_stride: operands.panel_depth_stride,
+                                    ahead: 0,
+                                },
+                                steps: &steps[from..to],
+                                sums: &mut sums[slot * 2 * S::WIDTH..][..2 * width],
+                                fresh: false,
+                            };
+                            S::multiply(&unit, block);
+                        }
                     }
                 }
+                done += steps[0][from..to].iter().map(|step| step.len).sum::<usize>();
             }
         }
         sums
@@ -328,24 +337,17 @@ impl<T: Element, U: Element> Job<'_, T, U> {
         }
     }
 
-    /// The steps of `tap` through all pictures of a strip.
-    fn steps<S: Depthwise>(
-        &self,
-        tap: usize,
-        images: usize,
-        layout: &Layout,
-        operands: &Operands<'_, S>,
-    ) -> Vec<Step> {
+    /// The steps of `tap` through all pictures of a strip, `depth_stride` from one pixel to the next. Each tap has as many.
+    fn steps(&self, tap: usize, images: usize, layout: &Layout, depth_stride: usize) -> Vec<Step> {
         let Conv { kernel, stride, .. } = *self.conv;
         let (row, column) = (tap / kernel, tap % kernel);
         let plane = row % stride * kernel + column;
         let first = (plane * (layout.rows + layout.span) + row / stride) * layout.pitch;
-        let longest = if S::PAIR == 1 { layout.gradient } else { CHUNK };
-        let mut steps = Vec::with_capacity(images * layout.gradient.div_ceil(longest));
+        let mut steps = Vec::with_capacity(images * layout.gradient.div_ceil(CHUNK));
         for image in 0..images {
-            for at in (0..layout.gradient).step_by(longest) {
-                let offset = (image * layout.input + first + at) * operands.depth_stride;
-                steps.push(Step { offset, len: longest });
+            for at in (0..layout.gradient).step_by(CHUNK) {
+                let offset = (image * layout.input + first + at) * depth_stride;
+                steps.push(Step { offset, len: CHUNK.min(layout.gradient - at) });
             }
         }
         steps

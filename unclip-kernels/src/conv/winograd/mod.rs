@@ -23,7 +23,7 @@ use points::{Filtering, Four, Lanes, Two, along_both};
 use super::Geometry;
 use crate::{
     aligned::Aligned,
-    cpu::Path,
+    cpu::{Isa, Path},
     element::Element,
     epilogue::{Output, Rows},
     gemm::{Block, CHUNK, CTile, Compute as _, Panels, Staged, Step, TILE, Unit},
@@ -44,16 +44,37 @@ const MANY_PIXELS: usize = 32 * 32;
 
 /// Whether this is the faster way. How many pictures there are does not count, so that none depends on its neighbours in a
 /// batch.
-pub(super) fn suits(weights: &Packed<f32>, geometry: &Geometry) -> bool {
-    // With fewer, bringing filters and pixels to the points, and sums back, takes longer than the products that are saved.
-    const PIXELS: usize = 24 * 24;
-    const CHANNELS: usize = 4 * TILE;
+pub(super) fn suits(path: Path, weights: &Packed<f32>, geometry: &Geometry) -> bool {
     let Size { height, width, .. } = geometry.output;
+    let least = Least::of(path, weights.depth * weights.columns);
     weights.kernel == [3, 3]
         && geometry.stride == 1
-        && weights.depth >= CHANNELS
-        && weights.columns >= WIDTH * TILE
-        && height.saturating_mul(width) >= PIXELS
+        && weights.depth >= least.depth
+        && weights.columns >= least.columns
+        && height.saturating_mul(width) >= least.pixels
+}
+
+/// What a picture and its filters have at least. With fewer pixels, bringing the filters to the points takes longer than the
+/// products that are saved; with fewer channels bringing pixels there and sums back does.
+#[derive(Debug, Clone, Copy)]
+struct Least {
+    pixels: usize,
+    depth: usize,
+    columns: usize,
+}
+
+impl Least {
+    /// For `filters` pairs of channels.
+    fn of(path: Path, filters: usize) -> Self {
+        // At all points these take 4 MB, which caches hold; more are written to the memory and read again.
+        const FEW_FILTERS: usize = 256 * 256;
+        if path.isa() >= Isa::Avx512 {
+            return Self { pixels: 24 * 24, depth: 4 * TILE, columns: WIDTH * TILE };
+        }
+        // Products take twice as long here, or longer.
+        let pixels = if filters <= FEW_FILTERS { 8 * 8 } else { 16 * 16 };
+        Self { pixels, depth: 24, columns: 24 }
+    }
 }
 
 /// Computes the convolution, of an input and an output that were checked.
