@@ -4,7 +4,7 @@
 use super::amx_backward;
 use super::{
     AttentionInput, AttentionShape, Products, check,
-    panel::{COLUMNS, Panels, ROWS, multiply},
+    panel::{COLUMNS, Panels, ROWS, multiply, multiply_turned},
 };
 #[cfg(target_arch = "x86_64")]
 use crate::amx::Tiles;
@@ -115,21 +115,21 @@ fn one_head<'a, E: Element>(
     let AttentionShape { queries, keys, width, .. } = input.shape;
     let key_row = |row| input.key.row(picture, head, row);
     let value_row = |row| input.value.row(picture, head, row);
+    // Scores and gradients are kept in whole stripes: what lies beyond the last key or value is never written.
+    let scored = keys.next_multiple_of(COLUMNS);
+    let wide = width.next_multiple_of(COLUMNS);
     let mut block = Block {
         key_columns: Panels::columns(width, keys, key_row),
         value_columns: Panels::columns(width, keys, value_row),
         key_rows: Panels::rows(keys, width, key_row),
         query: vec![0.0; QUERIES * width],
         gradient: vec![0.0; QUERIES * width],
-        weights: vec![0.0; QUERIES * keys],
-        slopes: vec![0.0; QUERIES * keys],
-        by_query: vec![0.0; QUERIES * width],
+        weights: vec![0.0; QUERIES * scored + ROWS],
+        slopes: vec![0.0; QUERIES * scored + ROWS],
+        by_query: vec![0.0; QUERIES * wide],
     };
-    // Products go by whole groups of rows; what lies beyond the last key is never written.
-    let padded_keys = keys.next_multiple_of(ROWS);
-    let mut by_key = vec![0f32; padded_keys * width];
-    let mut by_value = vec![0f32; padded_keys * width];
-    let mut turned = vec![0f32; padded_keys * QUERIES];
+    let mut by_key = vec![0f32; keys.next_multiple_of(ROWS) * wide];
+    let mut by_value = by_key.clone();
     for first in (0..queries).step_by(QUERIES) {
         let rows = QUERIES.min(queries - first);
         block.query.fill(0.0);
@@ -149,7 +149,7 @@ fn one_head<'a, E: Element>(
         }
         scores(path, &mut block, keys, width);
         for r in 0..QUERIES {
-            let own = r * keys..(r + 1) * keys;
+            let own = r * scored..r * scored + keys;
             let (weights, slopes) = (&mut block.weights[own.clone()], &mut block.slopes[own]);
             if r < rows {
                 let bias = input.bias.map(|bias| bias.row(picture, first + r));
@@ -160,22 +160,21 @@ fn one_head<'a, E: Element>(
             }
         }
         query_gradient(path, &mut block, keys, width);
-        for (r, row) in block.by_query.chunks_exact_mut(width.max(1)).enumerate().take(rows) {
+        for (r, row) in block.by_query.chunks_exact_mut(wide.max(1)).enumerate().take(rows) {
+            let row = &mut row[..width];
             row.iter_mut().for_each(|value| *value *= input.scale);
             write(Gradient::Query, first + r, row);
         }
         // Queries were scaled when they were read, so the keys' gradient needs no scale of its own.
-        turn(&block.slopes, keys, &mut turned);
         let queries = Panels::rows(QUERIES, width, |r| &block.query[r * width..(r + 1) * width]);
-        accumulate(path, &turned, &queries, width, &mut by_key);
-        turn(&block.weights, keys, &mut turned);
+        accumulate(path, &block.slopes, keys, &queries, width, &mut by_key);
         let gradients =
             Panels::rows(QUERIES, width, |r| &block.gradient[r * width..(r + 1) * width]);
-        accumulate(path, &turned, &gradients, width, &mut by_value);
+        accumulate(path, &block.weights, keys, &gradients, width, &mut by_value);
     }
     for (gradient, values) in [(Gradient::Key, &by_key), (Gradient::Value, &by_value)] {
-        for (key, row) in values.chunks_exact(width.max(1)).enumerate().take(keys) {
-            write(gradient, key, row);
+        for (key, row) in values.chunks_exact(wide.max(1)).enumerate().take(keys) {
+            write(gradient, key, &row[..width]);
         }
     }
 }
@@ -188,32 +187,32 @@ struct Block {
     /// Scaled.
     query: Vec<f32>,
     gradient: Vec<f32>,
-    /// Scores, then the softmax.
+    /// Scores, then the softmax: a row of whole stripes a query, and room behind the last for a group of keys.
     weights: Vec<f32>,
-    /// The gradient by the softmax, then by the scores.
+    /// The gradient by the softmax, then by the scores, likewise.
     slopes: Vec<f32>,
+    /// A row of whole stripes a query.
     by_query: Vec<f32>,
 }
 
 by_path! {
     /// `q kᵀ`, and the gradient by the softmax: `∂out vᵀ`.
     fn scores<F>(block: &mut Block, keys: usize, width: usize) {
+        let scored = keys.next_multiple_of(COLUMNS);
         for r in (0..QUERIES).step_by(ROWS) {
-            for (stripe, column) in (0..keys).step_by(COLUMNS).enumerate() {
-                let count = COLUMNS.min(keys - column);
+            for stripe in 0..keys.div_ceil(COLUMNS) {
+                let at = r * scored + stripe * COLUMNS;
                 let mut sums = [[0.0; COLUMNS]; ROWS];
                 let own = block.key_columns.stripe(stripe, 0..width);
                 multiply::<F>(&block.query[r * width..], width, own, &mut sums);
                 for (i, sums) in sums.iter().enumerate() {
-                    let at = (r + i) * keys + column;
-                    block.weights[at..at + count].copy_from_slice(&sums[..count]);
+                    block.weights[at + i * scored..][..COLUMNS].copy_from_slice(sums);
                 }
                 let mut sums = [[0.0; COLUMNS]; ROWS];
                 let own = block.value_columns.stripe(stripe, 0..width);
                 multiply::<F>(&block.gradient[r * width..], width, own, &mut sums);
                 for (i, sums) in sums.iter().enumerate() {
-                    let at = (r + i) * keys + column;
-                    block.slopes[at..at + count].copy_from_slice(&sums[..count]);
+                    block.slopes[at + i * scored..][..COLUMNS].copy_from_slice(sums);
                 }
             }
         }
@@ -243,43 +242,34 @@ by_path! {
 
 by_path! {
     fn query_gradient<F>(block: &mut Block, keys: usize, width: usize) {
+        let (scored, wide) = (keys.next_multiple_of(COLUMNS), width.next_multiple_of(COLUMNS));
         for r in (0..QUERIES).step_by(ROWS) {
-            for (stripe, column) in (0..width).step_by(COLUMNS).enumerate() {
-                let count = COLUMNS.min(width - column);
+            for stripe in 0..width.div_ceil(COLUMNS) {
                 let mut sums = [[0.0; COLUMNS]; ROWS];
                 let own = block.key_rows.stripe(stripe, 0..keys);
-                multiply::<F>(&block.slopes[r * keys..], keys, own, &mut sums);
+                multiply::<F>(&block.slopes[r * scored..], scored, own, &mut sums);
                 for (i, sums) in sums.iter().enumerate() {
-                    let at = (r + i) * width + column;
-                    block.by_query[at..at + count].copy_from_slice(&sums[..count]);
+                    let at = (r + i) * wide + stripe * COLUMNS;
+                    block.by_query[at..][..COLUMNS].copy_from_slice(sums);
                 }
             }
         }
     }
 }
 
-/// `[QUERIES, keys]` to `[keys, QUERIES]`, keys padded with zeros.
-fn turn(from: &[f32], keys: usize, to: &mut [f32]) {
-    to[keys * QUERIES..].fill(0.0);
-    for (key, to) in to.chunks_exact_mut(QUERIES).enumerate().take(keys) {
-        for (query, to) in to.iter_mut().enumerate() {
-            *to = from[query * keys + key];
-        }
-    }
-}
-
 by_path! {
-    /// Adds `turned · panels` to `[keys, width]`.
-    fn accumulate<F>(turned: &[f32], panels: &Panels, width: usize, to: &mut [f32]) {
-        for (group, rows) in turned.chunks_exact(ROWS * QUERIES).enumerate() {
-            for (stripe, column) in (0..width).step_by(COLUMNS).enumerate() {
-                let count = COLUMNS.min(width - column);
+    /// Adds the product of `scores`, turned, and of `panels`, a row for each query, to a row of whole stripes for each key.
+    fn accumulate<F>(scores: &[f32], keys: usize, panels: &Panels, width: usize, to: &mut [f32]) {
+        let (scored, wide) = (keys.next_multiple_of(COLUMNS), width.next_multiple_of(COLUMNS));
+        for first in (0..keys).step_by(ROWS) {
+            for stripe in 0..width.div_ceil(COLUMNS) {
                 let mut sums = [[0.0; COLUMNS]; ROWS];
-                multiply::<F>(rows, QUERIES, panels.stripe(stripe, 0..QUERIES), &mut sums);
+                let own = panels.stripe(stripe, 0..QUERIES);
+                multiply_turned::<F>(&scores[first..], scored, own, &mut sums);
                 for (i, sums) in sums.iter().enumerate() {
-                    let at = (group * ROWS + i) * width + column;
-                    for (to, sum) in to[at..at + count].iter_mut().zip(sums) {
-                        *to += sum;
+                    let to = &mut to[(first + i) * wide + stripe * COLUMNS..][..COLUMNS];
+                    for j in 0..COLUMNS {
+                        to[j] += sums[j];
                     }
                 }
             }

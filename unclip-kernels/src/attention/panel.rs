@@ -71,12 +71,34 @@ pub(super) fn multiply<F: Fused>(
     let rows: [&[f32]; ROWS] = std::array::from_fn(|r| &a[r * stride..r * stride + depth]);
     let mut own = *sums;
     for (k, b) in stripe.chunks_exact(COLUMNS).enumerate() {
-        for r in 0..ROWS {
-            let factor = rows[r][k];
-            for j in 0..COLUMNS {
-                own[r][j] = F::mul_add(factor, b[j], own[r][j]);
-            }
-        }
+        add_products::<F>(std::array::from_fn(|r| rows[r][k]), b, &mut own);
     }
     *sums = own;
+}
+
+/// As [`multiply`], of an `a` that is turned: the values of its `ROWS` rows lie side by side, those of one step of the depth
+/// `stride` behind those of the one before.
+#[inline(always)]
+pub(super) fn multiply_turned<F: Fused>(
+    a: &[f32],
+    stride: usize,
+    stripe: &[f32],
+    sums: &mut [[f32; COLUMNS]; ROWS],
+) {
+    let mut own = *sums;
+    for (k, b) in stripe.chunks_exact(COLUMNS).enumerate() {
+        let factors = &a[k * stride..][..ROWS];
+        add_products::<F>(std::array::from_fn(|r| factors[r]), b, &mut own);
+    }
+    *sums = own;
+}
+
+/// Adds the products of a value of each row with a row of a stripe.
+#[inline(always)]
+fn add_products<F: Fused>(factors: [f32; ROWS], b: &[f32], sums: &mut [[f32; COLUMNS]; ROWS]) {
+    for r in 0..ROWS {
+        for j in 0..COLUMNS {
+            sums[r][j] = F::mul_add(factors[r], b[j], sums[r][j]);
+        }
+    }
 }
