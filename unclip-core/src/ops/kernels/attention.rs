@@ -55,11 +55,8 @@ pub(in crate::ops) fn attention(
         tensor(out, [batch, queries, heads, width])
     });
     let heads_first = permute(out.clone(), &[0, 2, 1, 3]);
-    Some(record(operands, heads_first, || Attended {
-        read: Arc::new(read),
-        out,
-        log_sums: log_sums.into(),
-    }))
+    let operation = || Attended { read: Arc::new(read), out, log_sums: log_sums.into() };
+    Some(record(operands, heads_first, operation).into())
 }
 
 /// How factors of type `dtype` are multiplied.

@@ -99,7 +99,7 @@ pub(in crate::ops) fn conv2d(
         conv.forward(path(), &packed.0, operation.input::<E>(), epilogue, &mut out);
         Picture::from_values(out, size, channels_out)
     });
-    let out = record(operands, out.into_tensor(), || operation.clone());
+    let out: Tensor<4> = record(operands, out.into_tensor(), || operation.clone()).into();
     Some(if input.rectified && in_graph { relu(out) } else { out })
 }
 

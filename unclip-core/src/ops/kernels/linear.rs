@@ -12,7 +12,7 @@ use unclip_kernels::{
 
 use super::{
     Floats, activations, contiguous, format, path,
-    record::{Operand, Operation, reach, record},
+    record::{Operand, Operation, Output, reach, record},
     rounded,
     stored::Stored,
     tensor, typed, values,
@@ -26,23 +26,36 @@ pub(in crate::ops) fn linear<const D: usize>(
     bias: Option<&Tensor<1>>,
 ) -> Option<Tensor<D>> {
     let LinearInput { x, activation, residual } = input;
-    let dtype = x.dtype();
     let [channels_out, channels_in] = weight.dims();
     let mut shape = x.dims();
     assert_eq!(shape[D - 1], channels_in, "the last axis of the input and of the weight");
     shape[D - 1] = channels_out;
-    let rows: usize = shape[..D - 1].iter().product();
     let residual = match residual {
         Some(residual) => {
             assert_eq!(residual.dims(), shape, "the shapes of a residual and the output");
-            (residual.dtype() == dtype).then_some(())?;
+            (residual.dtype() == x.dtype()).then_some(())?;
             Some(activations(residual)?)
         }
         None => None,
     };
     let bias = Floats::of(bias)?;
-    let x = activations(x)?;
+    let out = project(activations(x)?, weight, bias, *activation, residual, &shape)?;
+    Some(out.into())
+}
+
+/// [`linear`] from the rows of `x` to those of `shape`.
+fn project(
+    x: Operand,
+    weight: &Weight<2>,
+    bias: Option<Floats>,
+    activation: Option<Activation>,
+    residual: Option<Operand>,
+    shape: &[usize],
+) -> Option<Output> {
+    let dtype = x.tensor.dtype();
     let layer = Layer::new(dtype, weight)?;
+    let [channels_out, _] = layer.shape;
+    let rows = shape.iter().product::<usize>() / channels_out;
     let operands =
         [Some(&x), layer.operand(), bias.as_ref().map(|bias| &bias.operand), residual.as_ref()];
     if activation.is_some() && operands.iter().flatten().any(|operand| operand.is_recorded()) {
@@ -118,7 +131,11 @@ pub(in crate::ops) fn activate<const D: usize>(
     x: &Tensor<D>,
     activation: kernels::Activation,
 ) -> Option<Tensor<D>> {
-    let operand = activations(x)?;
+    Some(activate_operand(&activations(x)?, activation).into())
+}
+
+/// [`activate`].
+fn activate_operand(operand: &Operand, activation: kernels::Activation) -> Output {
     let stored = Stored::new(operand.tensor.clone());
     let out = typed!(stored.values.dtype(), E => {
         let values = values::<E>(&stored.values);
@@ -126,7 +143,7 @@ pub(in crate::ops) fn activate<const D: usize>(
         kernels::activation::activate(path(), activation, values, &mut out);
         stored.like(tensor(out, stored.values.layout().shape().to_vec()))
     });
-    Some(record([Some(&operand)], out, || Activated { x: stored.clone(), activation }))
+    record([Some(operand)], out, || Activated { x: stored.clone(), activation })
 }
 
 /// An activation with what it was applied to.

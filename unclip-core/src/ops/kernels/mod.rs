@@ -4,6 +4,9 @@
 //! caller then takes Burn's ordinary operations. Where an operand records gradients the result does too, and the
 //! backward pass is the kernels' own; see [`record`].
 //!
+//! Code with a parameter is compiled again in every crate that calls it, and here the kernels of all instruction sets with it:
+//! a function of tensors of any number of axes finds its operands and hands them on to one without parameters.
+//!
 //! Pictures keep the logical order `[batch, channels, height, width]`, and lie in memory channels-last: a layout is a
 //! property of the storage, as in PyTorch. Whoever makes a picture here leaves it so, and whoever reads one that lies
 //! otherwise reorders it first; between the first convolution of a network and the last none does.
@@ -98,10 +101,13 @@ struct Floats {
 
 impl Floats {
     fn new<const D: usize>(x: &Tensor<D>) -> Option<Self> {
+        Self::of_operand(reach(x)?)
+    }
+
+    fn of_operand(operand: Operand) -> Option<Self> {
         fn widen<E: Value>(x: &FlexTensor) -> Vec<f32> {
             values::<E>(x).iter().map(|&x| unclip_kernels::Element::widen(x)).collect()
         }
-        let operand = reach(x)?;
         let x = contiguous(operand.tensor.clone());
         let shape = x.layout().shape().to_vec();
         let values = match x.dtype() {

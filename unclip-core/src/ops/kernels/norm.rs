@@ -10,7 +10,7 @@ use unclip_kernels::{
 
 use super::{
     Floats, Picture, activations, contiguous, path,
-    record::{Operation, record},
+    record::{Operand, Operation, Output, record},
     rounded, tensor, typed, values,
 };
 use crate::ops::Affine;
@@ -45,7 +45,8 @@ pub(in crate::ops) fn group_norm_affine(
             statistics: Arc::new(statistics),
             weight: weight.clone(),
             bias: bias.clone(),
-        });
+        })
+        .into();
     let part = |i| both.clone().narrow(0, i, 1).squeeze_dim::<2>(0);
     Some(Affine { scale: part(0), shift: part(1) })
 }
@@ -95,12 +96,13 @@ pub(in crate::ops) fn apply(x: &Tensor<4>, affine: &Affine, silu: bool) -> Optio
         Picture::from_values(out, x.size, x.channels)
     });
     let operands = [Some(&operand), Some(&scale.operand), Some(&shift.operand)];
-    Some(record(operands, out.into_tensor(), || Applied {
+    let out = record(operands, out.into_tensor(), || Applied {
         x: x.clone(),
         scale: scale.clone(),
         shift: shift.clone(),
         silu,
-    }))
+    });
+    Some(out.into())
 }
 
 /// A scaling and shifting with what it read.
@@ -142,9 +144,12 @@ pub(in crate::ops) fn layer_norm<const D: usize>(
     epsilon: f64,
 ) -> Option<Tensor<D>> {
     let (weight, bias) = (Floats::new(weight)?, Floats::new(bias)?);
-    let shape = x.dims();
-    assert_eq!(shape[D - 1], weight.values().len(), "the last axis of the input and the weight");
-    let operand = activations(x)?;
+    assert_eq!(x.dims()[D - 1], weight.values().len(), "the last axis of the input and the weight");
+    Some(level(&activations(x)?, &weight, &bias, epsilon).into())
+}
+
+/// [`layer_norm`].
+fn level(operand: &Operand, weight: &Floats, bias: &Floats, epsilon: f64) -> Output {
     let x = contiguous(operand.tensor.clone());
     #[expect(clippy::cast_possible_truncation, reason = "kernels add it to a 32-bit variance")]
     let epsilon = epsilon as f32;
@@ -152,15 +157,15 @@ pub(in crate::ops) fn layer_norm<const D: usize>(
         let values = values::<E>(&x);
         let mut out = zeros::<E>(values.len());
         norm::layer_norm(path(), values, weight.values(), bias.values(), epsilon, &mut out);
-        tensor(out, shape)
+        tensor(out, x.layout().shape().to_vec())
     });
-    let operands = [Some(&operand), Some(&weight.operand), Some(&bias.operand)];
-    Some(record(operands, out, || Levelled {
+    let operands = [Some(operand), Some(&weight.operand), Some(&bias.operand)];
+    record(operands, out, || Levelled {
         x: x.clone(),
         weight: weight.clone(),
         bias: bias.clone(),
         epsilon,
-    }))
+    })
 }
 
 /// A layer normalisation with what it read.

@@ -20,7 +20,7 @@ pub(in crate::ops) fn avg_pool_2x2(x: &Tensor<4>) -> Option<Tensor<4>> {
     let x = Picture::new(operand.tensor.clone());
     let small = Size::new(x.size.batch, x.size.height / 2, x.size.width / 2);
     let resampled = Resampled { small, large: x.size, channels: x.channels, halved: true };
-    Some(record([Some(&operand)], resampled.halve(&x).into_tensor(), || resampled))
+    Some(record([Some(&operand)], resampled.halve(&x).into_tensor(), || resampled).into())
 }
 
 /// Each pixel four times.
@@ -29,7 +29,7 @@ pub(in crate::ops) fn upsample_nearest_2x(x: &Tensor<4>) -> Option<Tensor<4>> {
     let x = Picture::new(operand.tensor.clone());
     let large = Size::new(x.size.batch, 2 * x.size.height, 2 * x.size.width);
     let resampled = Resampled { small: x.size, large, channels: x.channels, halved: false };
-    Some(record([Some(&operand)], resampled.double(&x).into_tensor(), || resampled))
+    Some(record([Some(&operand)], resampled.double(&x).into_tensor(), || resampled).into())
 }
 
 /// The largest value of each window of 3 × 3, stride 2. No gradients: the networks that have maxima are not trained here.
@@ -112,7 +112,7 @@ pub(in crate::ops) fn join_channels(left: &Tensor<4>, right: &Tensor<4>) -> Opti
         Picture::from_values(out, left.size, channels)
     });
     let operands = [Some(&operands.0), Some(&operands.1)];
-    Some(record(operands, out.into_tensor(), || Joined { left: left.channels }))
+    Some(record(operands, out.into_tensor(), || Joined { left: left.channels }).into())
 }
 
 /// A joining of channels, so many of which come from the left.
@@ -146,7 +146,7 @@ pub(in crate::ops) fn add(left: &Tensor<4>, right: &Tensor<4>) -> Option<Tensor<
         kernels::add::<E>(path(), left.values(), right.values(), &mut out);
         Picture::from_values(out, left.size, left.channels)
     });
-    Some(record([Some(&operands.0), Some(&operands.1)], out.into_tensor(), || Added))
+    Some(record([Some(&operands.0), Some(&operands.1)], out.into_tensor(), || Added).into())
 }
 
 /// A sum.

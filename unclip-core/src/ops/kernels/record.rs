@@ -9,9 +9,9 @@
 use std::fmt::Debug;
 
 #[cfg(any(feature = "autodiff", test))]
-pub(super) use recorded::{reach, record};
+pub(super) use recorded::{Output, reach, record};
 #[cfg(not(any(feature = "autodiff", test)))]
-pub(super) use unrecorded::{reach, record};
+pub(super) use unrecorded::{Output, reach, record};
 
 use burn::backend::flex::FlexTensor;
 
@@ -70,7 +70,7 @@ mod recorded {
             },
             flex::FlexTensor,
         },
-        tensor::{Float, Tensor},
+        tensor::Tensor,
     };
 
     use super::{
@@ -112,24 +112,41 @@ mod recorded {
         })
     }
 
-    /// The output as a tensor: in the graph where an operand is.
-    pub(in super::super) fn record<O: Operation<N>, const N: usize, const D: usize>(
+    /// What an operation gives, of any number of axes.
+    #[derive(Debug)]
+    pub(in super::super) enum Output {
+        Plain(FlexTensor),
+        Recorded(Node),
+    }
+
+    impl<const D: usize> From<Output> for Tensor<D> {
+        fn from(output: Output) -> Self {
+            match output {
+                Output::Plain(tensor) => Self::from_primitive::<Flex>(tensor),
+                Output::Recorded(Node { tensor, recomputes: false }) => {
+                    Self::from_primitive::<Autodiff<Flex, NoCheckpointing>>(tensor)
+                }
+                Output::Recorded(Node { tensor, recomputes: true }) => {
+                    Self::from_primitive::<Autodiff<Flex, BalancedCheckpointing>>(tensor)
+                }
+            }
+        }
+    }
+
+    /// The output of an operation: in the graph where an operand is.
+    pub(in super::super) fn record<O: Operation<N>, const N: usize>(
         operands: [Option<&Operand>; N],
         output: FlexTensor,
         operation: impl FnOnce() -> O,
-    ) -> Tensor<D> {
+    ) -> Output {
         let mut nodes = operands.iter().filter_map(|operand| operand.and_then(|o| o.node.as_ref()));
-        match nodes.next() {
-            None => Tensor::<D, Float>::from_primitive::<Flex>(output),
-            Some(Node { recomputes: false, .. }) => {
-                let output = step::<NoCheckpointing, _, N>(operands, output, operation);
-                Tensor::from_primitive::<Autodiff<Flex, NoCheckpointing>>(output)
-            }
-            Some(Node { recomputes: true, .. }) => {
-                let output = step::<BalancedCheckpointing, _, N>(operands, output, operation);
-                Tensor::from_primitive::<Autodiff<Flex, BalancedCheckpointing>>(output)
-            }
-        }
+        let Some(&Node { recomputes, .. }) = nodes.next() else { return Output::Plain(output) };
+        let tensor = if recomputes {
+            step::<BalancedCheckpointing, _, N>(operands, output, operation)
+        } else {
+            step::<NoCheckpointing, _, N>(operands, output, operation)
+        };
+        Output::Recorded(Node { tensor, recomputes })
     }
 
     fn step<C: CheckpointStrategy, O: Operation<N>, const N: usize>(
@@ -262,7 +279,7 @@ mod recorded {
 mod unrecorded {
     use burn::{
         backend::{Flex, flex::FlexTensor},
-        tensor::{Float, Tensor},
+        tensor::Tensor,
     };
 
     use super::{Operand, Operation};
@@ -273,12 +290,22 @@ mod unrecorded {
         Some(Operand { tensor, node: None })
     }
 
-    /// The output as a tensor.
-    pub(in super::super) fn record<O: Operation<N>, const N: usize, const D: usize>(
+    /// What an operation gives, of any number of axes.
+    #[derive(Debug)]
+    pub(in super::super) struct Output(FlexTensor);
+
+    impl<const D: usize> From<Output> for Tensor<D> {
+        fn from(output: Output) -> Self {
+            Self::from_primitive::<Flex>(output.0)
+        }
+    }
+
+    /// The output of an operation.
+    pub(in super::super) fn record<O: Operation<N>, const N: usize>(
         _operands: [Option<&Operand>; N],
         output: FlexTensor,
         _operation: impl FnOnce() -> O,
-    ) -> Tensor<D> {
-        Tensor::<D, Float>::from_primitive::<Flex>(output)
+    ) -> Output {
+        Output(output)
     }
 }

@@ -11,7 +11,7 @@ use unclip_kernels::Size;
 
 use super::{
     Picture, activations, contiguous,
-    record::{Operation, record},
+    record::{Operand, Operation, Output, record},
 };
 
 /// `[batch, channels, height, width]` as `[batch, height · width, channels]`.
@@ -20,7 +20,7 @@ pub(in crate::ops) fn to_tokens(x: &Tensor<4>) -> Option<Tensor<3>> {
     let Picture { tensor, size, channels } = Picture::new(operand.tensor.clone());
     let Size { batch, height, width } = size;
     let out = tensor.reshape(Shape::from(vec![batch, height * width, channels]));
-    Some(record([Some(&operand)], out, || Unrolled { size, channels }))
+    Some(record([Some(&operand)], out, || Unrolled { size, channels }).into())
 }
 
 /// A picture as rows of its pixels.
@@ -41,7 +41,7 @@ pub(in crate::ops) fn from_tokens(x: &Tensor<3>, size: Size) -> Option<Tensor<4>
     let operand = activations(x)?;
     let [_, _, channels] = x.dims();
     let out = rolled(operand.tensor.clone(), size, channels).into_tensor();
-    Some(record([Some(&operand)], out, || Rolled))
+    Some(record([Some(&operand)], out, || Rolled).into())
 }
 
 /// Rows as the pixels of a picture.
@@ -64,9 +64,12 @@ fn rolled(rows: FlexTensor, size: Size, channels: usize) -> Picture {
 
 /// The tensor itself.
 pub(in crate::ops) fn shared<const D: usize>(x: &Tensor<D>) -> Option<Tensor<D>> {
-    let operand = activations(x)?;
-    let out = operand.tensor.clone();
-    Some(record([Some(&operand)], out, || Shared))
+    Some(share(&activations(x)?).into())
+}
+
+/// [`shared`].
+fn share(operand: &Operand) -> Output {
+    record([Some(operand)], operand.tensor.clone(), || Shared)
 }
 
 /// A tensor under the same axes.
