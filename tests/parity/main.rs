@@ -1,9 +1,10 @@
 //! Replays every recorded set of the reference, stage by stage and as whole runs.
 //!
 //! The sets lie under `tests/fixtures` (`make_fixtures.py` there says how they are made) and in the folder that
-//! `UNCLIP_FIXTURES` names: a new set is a folder and no code. `UNCLIP_TEST_DEVICE` names the device, whose feature
-//! has to be on; other devices than the default have bounds ten times wider. Each test prints a table of the largest
-//! absolute error beside the error floor of the reference's own 32-bit run.
+//! `UNCLIP_FIXTURES` names: a new set is a folder and no code. `UNCLIP_TEST_SET` names the one that is replayed, where it
+//! is set. `UNCLIP_TEST_DEVICE` names the device, whose feature has to be on; other devices than the default have bounds
+//! ten times wider. Each test prints a table of the largest absolute error beside the error floor of the reference's own
+//! 32-bit run.
 
 mod common;
 mod decoder;

@@ -48,10 +48,16 @@ pub(crate) struct Report {
     rows: Vec<Row>,
 }
 
-/// Runs `compare_set` for every recorded set, prints the table, and fails when an output exceeds its bound.
+/// Runs `compare_set` for every recorded set, or the one that `UNCLIP_TEST_SET` names, prints the table, and fails when an
+/// output exceeds its bound.
 pub(crate) fn replay(title: &'static str, mut compare_set: impl FnMut(&FixtureSet, &mut Report)) {
     let mut report = Report { title, set: String::new(), rows: Vec::new() };
-    for set in fixture_sets() {
+    let mut sets = fixture_sets();
+    if let Ok(only) = std::env::var("UNCLIP_TEST_SET") {
+        sets.retain(|set| set.name() == only);
+        assert!(!sets.is_empty(), "there is no recorded set `{only}`");
+    }
+    for set in sets {
         report.set = set.name();
         compare_set(&set, &mut report);
     }
