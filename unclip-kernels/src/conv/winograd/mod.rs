@@ -68,12 +68,14 @@ impl Least {
     fn of(path: Path, filters: usize) -> Self {
         // At all points these take 4 MB, which caches hold; more are written to the memory and read again.
         const FEW_FILTERS: usize = 256 * 256;
+        if filters <= FEW_FILTERS {
+            return Self { pixels: 8 * 8, depth: 24, columns: 24 };
+        }
         if path.isa() >= Isa::Avx512 {
             return Self { pixels: 24 * 24, depth: 4 * TILE, columns: WIDTH * TILE };
         }
         // Products take twice as long here, or longer.
-        let pixels = if filters <= FEW_FILTERS { 8 * 8 } else { 16 * 16 };
-        Self { pixels, depth: 24, columns: 24 }
+        Self { pixels: 16 * 16, depth: 24, columns: 24 }
     }
 }
 
