@@ -70,5 +70,6 @@ for path in arguments.configs:
         times.append(time.perf_counter() - start)
     # The first step also sets things up.
     count = sum(p.numel() for p in parameters)
-    seconds = f"{min(times[1:]):.3f} s a step of {arguments.batch} in {arguments.precision}"
-    print(f"{path}: {count} parameters, {seconds}", flush=True)
+    times = times[1:]
+    seconds = f"{min(times):.3f} s a step, {sum(times) / len(times):.3f} s on average"
+    print(f"{path}: {count} parameters, {seconds}, of {arguments.batch} in {arguments.precision}", flush=True)
