@@ -23,6 +23,11 @@ pub(crate) fn sampler_config(set: &FixtureSet, stage: &str) -> SamplerConfig {
     SamplerConfig::from_dir(folder).expect("the recorded file is valid")
 }
 
+/// The guidance of a stage in the recorded run from a caption with the default steps: 0 is the prior, 1 the decoder.
+pub(crate) fn guidance(set: &FixtureSet, stage: usize) -> f64 {
+    set.manifest["runs"]["t2i_default"]["scales"][stage].as_f64().expect("a scale")
+}
+
 /// A recorded mask of 0 and 1.
 pub(crate) fn mask(recorded: &Recorded, name: &str) -> Vec<Vec<bool>> {
     let columns = recorded.shape(name)[1];

@@ -10,7 +10,7 @@ use unclip_decoder::{Decoder, DecoderInput};
 use unclip_testkit::{FixtureSet, Recorded, device};
 
 use crate::{
-    common::{captions, mask, sampler_config, step_noise, timesteps},
+    common::{captions, guidance, mask, sampler_config, step_noise, timesteps},
     report::{bound, replay},
 };
 
@@ -51,7 +51,7 @@ pub(crate) fn paint(decoder: &Decoder, set: &FixtureSet, run: &Recorded) -> Tens
         .sample(
             &input,
             &sampler_config(set, "decoder").sampler(steps).expect("a valid number of steps"),
-            set.manifest["runs"]["t2i_default"]["scales"][1].as_f64().expect("a scale"),
+            guidance(set, 1),
             run.tensor("decoder.noise.init", &device()),
             &mut step_noise(run, "decoder"),
             &mut Unobserved,

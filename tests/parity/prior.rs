@@ -6,7 +6,7 @@ use unclip_prior::{Prior, PriorInput, PriorStep};
 use unclip_testkit::{FixtureSet, Recorded, device};
 
 use crate::{
-    common::{captions, mask, sampler_config, step_noise, timesteps},
+    common::{captions, guidance, mask, sampler_config, step_noise, timesteps},
     report::{bound, replay},
 };
 
@@ -53,7 +53,7 @@ pub(crate) fn sample(prior: &Prior, set: &FixtureSet, run: &Recorded) -> Tensor<
         .sample(
             &input,
             &sampler_config(set, "prior").sampler(steps).expect("a valid number of steps"),
-            set.manifest["runs"]["t2i_default"]["scales"][0].as_f64().expect("a scale"),
+            guidance(set, 0),
             run.tensor("prior.noise.init", &device()),
             &mut step_noise(run, "prior"),
             &mut Unobserved,

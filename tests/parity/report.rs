@@ -122,21 +122,37 @@ impl Report {
     }
 
     /// Compares values whose errors are many and random: the root mean square of the differences, relative to that of the
-    /// recorded values, is what the bound is for.
-    pub(crate) fn typical(&mut self, output: &str, actual: &[f32], expected: &[f32], bound: f64) {
+    /// recorded values, is what the bound is for. It is returned.
+    pub(crate) fn typical(
+        &mut self,
+        output: &str,
+        actual: &[f32],
+        expected: &[f32],
+        bound: f64,
+    ) -> f64 {
         assert_eq!(actual.len(), expected.len(), "{}: the values of {output}", self.set);
         let size = |sum: f64| (sum / expected.len() as f64).sqrt();
         let off = |(a, b): (&f32, &f32)| f64::from(a - b).powi(2);
         let differences = size(actual.iter().zip(expected).map(off).sum());
         let recorded = size(expected.iter().map(|&value| f64::from(value).powi(2)).sum());
+        let relative = differences / recorded;
         self.push(Row {
             set: self.set.clone(),
             output: output.to_owned(),
             absolute: compare(actual, expected).max_abs,
             floor: None,
-            relative: differences / recorded,
+            relative,
             bound,
         });
+        relative
+    }
+
+    /// Bounds the root mean square of what [`typical`](Self::typical) found of several outputs.
+    pub(crate) fn together(&mut self, output: &str, found: &[f64], bound: f64) {
+        let squares: f64 = found.iter().map(|relative| relative.powi(2)).sum();
+        let relative = (squares / found.len() as f64).sqrt();
+        let (set, output) = (self.set.clone(), output.to_owned());
+        self.push(Row { set, output, absolute: relative, floor: None, relative, bound });
     }
 
     /// Demands equality, and says so in the table.
