@@ -7,7 +7,12 @@
 //! cargo run --release --example profile -- --model /tmp/karlo --one-stage
 //! ```
 
-use std::{path::PathBuf, time::Instant};
+use std::{
+    io::{BufRead as _, Write as _},
+    ops::ControlFlow,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context;
 use clap::{Parser, ValueEnum};
@@ -44,6 +49,10 @@ struct Arguments {
     /// Save the picture here as well.
     #[arg(long)]
     output: Option<PathBuf>,
+    /// Name the stage of every finished step in a line and wait for a line of input, so that something else can be measured
+    /// in turn; what is waited counts nowhere.
+    #[arg(long)]
+    in_turn: bool,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -84,7 +93,13 @@ fn main() -> anyhow::Result<()> {
             .decoder_steps(arguments.steps[1])
             .upsample_steps(arguments.steps[2]);
     request.painting.size = arguments.size;
-    let result = pipeline.generate(request)?;
+    let mut waits = Waits::default();
+    let result = pipeline.generate_with(request, |progress| {
+        if arguments.in_turn && waits.after(progress.stage).is_err() {
+            return ControlFlow::Break(());
+        }
+        ControlFlow::Continue(())
+    })?;
     if let Some(output) = &arguments.output {
         result.images[0].save(output)?;
     }
@@ -94,7 +109,8 @@ fn main() -> anyhow::Result<()> {
         .iter()
         .filter(|timing| timing.stage != Stage::Finish)
         .map(|timing| {
-            let seconds = timing.computing.as_secs_f64();
+            let waited = waits.of(Some(timing.stage));
+            let seconds = timing.computing.saturating_sub(waited).as_secs_f64();
             let mut entry =
                 json!({ "seconds": seconds, "loading_seconds": timing.loading.as_secs_f64() });
             if timing.steps > 0 {
@@ -107,12 +123,34 @@ fn main() -> anyhow::Result<()> {
     let report = json!({
         "opening_seconds": opened,
         "stages": stages,
-        "total_seconds": result.timings.total.as_secs_f64(),
+        "total_seconds": result.timings.total.saturating_sub(waits.of(None)).as_secs_f64(),
         "pixels": result.images[0].picture.width(),
         "peak_gib": peak_memory(),
     });
     println!("{report}");
     Ok(())
+}
+
+/// How long was waited for somebody else, and in which stage.
+#[derive(Debug, Default)]
+struct Waits(Vec<(Stage, Duration)>);
+
+impl Waits {
+    fn after(&mut self, stage: Stage) -> std::io::Result<()> {
+        let start = Instant::now();
+        let mut out = std::io::stdout().lock();
+        writeln!(out, "{stage}")?;
+        out.flush()?;
+        std::io::stdin().lock().read_line(&mut String::new())?;
+        self.0.push((stage, start.elapsed()));
+        Ok(())
+    }
+
+    /// In one stage, or in all.
+    fn of(&self, stage: Option<Stage>) -> Duration {
+        let waits = self.0.iter().filter(|(waited, _)| stage.is_none_or(|stage| stage == *waited));
+        waits.map(|(_, duration)| *duration).sum()
+    }
 }
 
 /// The process's peak of resident memory in GiB, where the system tells (Linux).

@@ -1,10 +1,11 @@
-"""Times full-size Karlo stage by stage: OpenVINO in bf16, diffusers in f32, and this library in both.
+"""Times full-size Karlo stage by stage: this library beside OpenVINO in bf16, and beside diffusers in f32.
 
 usage: compare.py PROFILE MODEL MODEL16 [--steps PRIOR DECODER SUPER_RES]
 
-PROFILE is the built example `profile`, MODEL and MODEL16 are model directories with 32-bit and 16-bit weights. The peers
-are timed one forward pass a stage and summed over a picture's passes; this library runs a whole request. With fewer
-`--steps` than a picture has, its request is scaled as the peers are.
+PROFILE is the built example `profile`, MODEL and MODEL16 are model directories with 32-bit and 16-bit weights. This library
+runs a whole request. After each of its steps it waits while the peer makes one forward pass of the same stage, so that a
+machine whose pace changes changes it for both; a peer's picture is the sum of its passes. With fewer `--steps` than a
+picture has, both are scaled.
 """
 
 import argparse
@@ -21,26 +22,78 @@ OURS = {"text_encoder": "encode", "prior": "prior", "decoder": "decoder", "super
 HERE = Path(__file__).parent
 
 
-def peer(name, precision, stage, threads):
-    command = [sys.executable, str(HERE / "peer.py"), name, precision, stage, str(threads)]
-    out = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True).stdout
-    return float(out.strip().splitlines()[-1])
+class Peer:
+    """A peer's network of one stage, in a process of its own."""
+
+    def __init__(self, name, precision, stage, threads):
+        command = [sys.executable, str(HERE / "peer.py"), name, precision, stage, str(threads)]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+
+    def seconds(self):
+        """One forward pass."""
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        answer = self.process.stdout.readline()
+        if not answer:
+            raise SystemExit(f"{' '.join(self.process.args)} ended with {self.process.wait()}")
+        return float(answer)
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait()
 
 
-def ours(profile, model, precision, steps, threads, one_stage):
+def ours(profile, model, precision, steps, threads, one_stage, after_step):
+    """The report of a request; `after_step` is called with the stage after each of its steps."""
     command = [profile, "--model", model, "--device", "flex", "--precision", precision, "--steps", *map(str, steps)]
-    command += ["--one-stage"] if one_stage else []
+    command += ["--in-turn"] + (["--one-stage"] if one_stage else [])
     environment = {**os.environ, "RAYON_NUM_THREADS": str(threads)}
-    out = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout
-    return json.loads(out.strip().splitlines()[-1])
+    stages = {ours: peers for peers, ours in OURS.items()}
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        for line in process.stdout:
+            if line.startswith("{"):
+                return json.loads(line)
+            after_step(stages[line.strip()])
+            process.stdin.write("\n")
+            process.stdin.flush()
+    raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")
+
+
+def in_turn(profile, model, precision, steps, threads, peer):
+    """A request of ours, and the seconds of every pass of the peer's in turn with it."""
+    passes = {stage: [] for stage in PASSES}
+    running = {}
+
+    def after_step(stage):
+        if stage not in running:
+            for before in running.values():
+                before.close()
+            running.clear()
+            running[stage] = Peer(peer, precision, stage, threads)
+        passes[stage].append(running[stage].seconds())
+
+    # The one pass of the text encoder is over before a step can be waited for.
+    after_step("text_encoder")
+    report = ours(profile, model, precision, steps, threads, True, after_step)
+    for last in running.values():
+        last.close()
+    return report, passes
 
 
 def seconds(report, stage):
-    """One pass of a stage."""
+    """One pass of a stage of ours."""
     entry = report["stages"].get(OURS[stage])
     if entry is None:
         raise SystemExit(f"the report has no stage `{OURS[stage]}`: {sorted(report['stages'])}")
     return entry.get("seconds_per_step", entry["seconds"])
+
+
+def mean(values):
+    return sum(values) / len(values)
 
 
 def total(passes):
@@ -57,37 +110,28 @@ def main():
     arguments = parser.parse_args()
     whole = arguments.steps == [25, 25, 7]
 
-    reports = {}
-    passes = {"openvino bf16": {}, "diffusers f32": {}}
-    for stage in PASSES:
-        passes["openvino bf16"][stage] = peer("openvino", "bf16", stage, arguments.threads)
-        passes["diffusers f32"][stage] = peer("torch", "f32", stage, arguments.threads)
-        print(stage, *(f"{name} {found[stage]:.3f} s" for name, found in passes.items()), sep="  ", flush=True)
-    for name, model, precision, one_stage in [
-        ("ours bf16", arguments.model16, "bf16", True),
-        ("ours bf16, all stages kept", arguments.model16, "bf16", False),
-        ("ours f32", arguments.model, "f32", True),
+    ratios = {}
+    peaks = {}
+    for key, model, precision, peer in [
+        ("bf16_vs_openvino", arguments.model16, "bf16", "openvino"),
+        ("f32_vs_diffusers", arguments.model, "f32", "torch"),
     ]:
-        steps = [2, 2, 2] if name.endswith("kept") else arguments.steps
-        reports[name] = ours(arguments.profile, model, precision, steps, arguments.threads, one_stage)
-        passes[name] = {stage: seconds(reports[name], stage) for stage in PASSES}
-        print(name, json.dumps(reports[name]), flush=True)
-
-    for stage in PASSES:
-        bf16 = passes["ours bf16"][stage] / passes["openvino bf16"][stage]
-        f32 = passes["ours f32"][stage] / passes["diffusers f32"][stage]
-        print(f"{stage}: bf16_vs_openvino={bf16:.2f} f32_vs_diffusers={f32:.2f}")
-
-    def request(name):
-        return reports[name]["total_seconds"] if whole else total(passes[name])
-
-    bf16 = request("ours bf16") / total(passes["openvino bf16"])
-    f32 = request("ours f32") / total(passes["diffusers f32"])
-    one = reports["ours bf16"]["peak_gib"]
-    kept = reports["ours bf16, all stages kept"]["peak_gib"]
+        report, passes = in_turn(arguments.profile, model, precision, arguments.steps, arguments.threads, peer)
+        print(f"ours {precision}", json.dumps(report))
+        theirs = {stage: mean(passes[stage]) for stage in PASSES}
+        mine = {stage: seconds(report, stage) for stage in PASSES}
+        for stage in PASSES:
+            spread = f"{min(passes[stage]):.2f} to {max(passes[stage]):.2f}"
+            print(f"{stage}: ours {mine[stage]:.3f} s, {peer} {theirs[stage]:.3f} s ({spread}), "
+                  f"{key}={mine[stage] / theirs[stage]:.2f}", flush=True)
+        request = report["total_seconds"] if whole else total(mine)
+        print(f"picture: ours {request:.1f} s, {peer} {total(theirs):.1f} s", flush=True)
+        ratios[key] = request / total(theirs)
+        peaks[precision] = report["peak_gib"]
+    kept = ours(arguments.profile, arguments.model16, "bf16", [2, 2, 2], arguments.threads, False, lambda stage: None)
     print(
-        f"bf16_vs_openvino={bf16:.2f} f32_vs_diffusers={f32:.2f} "
-        f"peak_gib_one_stage={one:.2f} peak_gib_all={kept:.2f}"
+        " ".join(f"{key}={ratio:.2f}" for key, ratio in ratios.items()),
+        f"peak_gib_one_stage={peaks['bf16']:.2f} peak_gib_all={kept['peak_gib']:.2f}",
     )
 
 

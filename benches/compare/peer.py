@@ -1,7 +1,7 @@
-"""Times one forward pass of a stage in a peer on this processor.
+"""Times forward passes of a stage in a peer on this processor.
 
 usage: peer.py {openvino|torch} {f32|bf16} {text_encoder|prior|decoder|super_res} THREADS
-Prints the seconds: the median of three passes after a first one that is not counted.
+After a first pass that is not counted it answers every line of input with a pass and its seconds.
 """
 
 import sys
@@ -47,12 +47,10 @@ def main():
     peer, precision, stage, threads = sys.argv[1:]
     run = {"openvino": in_openvino, "torch": in_torch}[peer](stage, precision, int(threads))
     run()
-    seconds = []
-    for _ in range(3):
+    for _ in sys.stdin:
         start = time.perf_counter()
         run()
-        seconds.append(time.perf_counter() - start)
-    print(sorted(seconds)[1])
+        print(time.perf_counter() - start, flush=True)
 
 
 if __name__ == "__main__":
