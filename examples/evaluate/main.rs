@@ -110,8 +110,10 @@ fn main() -> anyhow::Result<()> {
         let builder = builder.precision(arguments.precision);
         let pipeline = builder.batch_limit(BATCH).without_safety().unmarked().build()?;
         eprintln!("the prior …");
-        prior::measure(&clip, &pipeline, &train, &held_out, &arguments, &mut numbers)?;
         let unseen = data.icons(Portion::UnseenStyles, 64)?;
+        // Things that training had none of, and things that it had in other styles.
+        let splits = [("", &*held_out), ("_unseen", &*unseen)];
+        prior::measure(&clip, &pipeline, &train, &splits, &arguments, &mut numbers)?;
         let splits = [("seen", &train), ("unseen", &unseen), ("held_out", &held_out)];
         for (split, samples) in splits {
             eprintln!("pictures: {split} …");
