@@ -160,15 +160,16 @@ impl<'a> Steps<'a> {
         Self { set, run, captions }
     }
 
-    /// Where the steps of a stage lead with networks in 16 bits, `rounded`, and where with `exact` ones. Every step starts
-    /// from the sample that the exact ones lead to, which other replays hold to the recorded one, so that none inherits
-    /// what an earlier one lost.
-    fn each<const D: usize>(
+    /// Compares where the steps of a stage lead with networks in 16 bits, `rounded`, with where they lead with `exact` ones.
+    /// Every step starts from the sample that the exact ones lead to, so that none inherits what an earlier one lost; their
+    /// last is the recorded one.
+    fn compare<const D: usize>(
         &self,
-        stage: &str,
+        report: &mut Report,
+        (stage, bound): (&str, f64),
         mut exact: Predict<'_, D>,
         mut rounded: Predict<'_, D>,
-    ) -> (Vec<f32>, Vec<f32>) {
+    ) -> f64 {
         let steps = self.run.shape(&format!("{stage}.timesteps"))[0];
         let sampler = sampler_config(self.set, stage).sampler(steps).expect("a valid number");
         let mut noises = [step_noise(&self.run, stage), step_noise(&self.run, stage)];
@@ -188,7 +189,11 @@ impl<'a> Steps<'a> {
             expected.extend(values(&next));
             sample = next;
         }
-        (found, expected)
+        let floor = self.set.run_floor("t2i_default", &format!("{stage}.prev.*"));
+        let last = format!("{stage}.prev.{}", steps - 1);
+        let output = format!("{stage}, 32 bits");
+        report.tensor(&output, &sample, (&self.run, &last), Some(floor), report::bound::RUN);
+        report.typical(stage, &found, &expected, bound)
     }
 
     fn prior<'m>(&self, prior: &'m Prior) -> Predict<'m, 2> {
@@ -241,20 +246,18 @@ fn steps_of_a_run_in_sixteen_bits_stay_close() {
 
         let exact = prior::open(set, WeightPrecision::F32);
         let rounded = prior::open(set, WEIGHTS).compute_in(COMPUTE);
-        let (found, expected) = steps.each("prior", steps.prior(&exact), steps.prior(&rounded));
-        let prior = report.typical("prior", &found, &expected, step::PRIOR);
+        let [exact, rounded] = [&exact, &rounded].map(|prior| steps.prior(prior));
+        let prior = steps.compare(report, ("prior", step::PRIOR), exact, rounded);
 
         let exact = decoder::open(set, WeightPrecision::F32);
         let rounded = decoder::open(set, WEIGHTS).compute_in(COMPUTE);
-        let (found, expected) =
-            steps.each("decoder", steps.decoder(&exact), steps.decoder(&rounded));
-        let decoder = report.typical("decoder", &found, &expected, step::DECODER);
+        let [exact, rounded] = [&exact, &rounded].map(|decoder| steps.decoder(decoder));
+        let decoder = steps.compare(report, ("decoder", step::DECODER), exact, rounded);
 
         let exact = super_res::open(set, WeightPrecision::F32);
         let rounded = super_res::open(set, WEIGHTS).compute_in(COMPUTE);
-        let (found, expected) =
-            steps.each("super_res", steps.upsampler(&exact), steps.upsampler(&rounded));
-        let super_res = report.typical("super_res", &found, &expected, step::SUPER_RES);
+        let [exact, rounded] = [&exact, &rounded].map(|upsampler| steps.upsampler(upsampler));
+        let super_res = steps.compare(report, ("super_res", step::SUPER_RES), exact, rounded);
 
         report.together("run", &[prior, decoder, super_res], step::RUN);
     });
