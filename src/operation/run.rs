@@ -57,6 +57,7 @@ impl<'a> Run<'a> {
             action: "finishing a stage",
             reason: format!("{error:?}"),
         })?;
+        unclip_core::device::release_unused_memory();
         let Timer { stage, loading, loading_inside, start } = timer;
         let computing = start.elapsed().saturating_sub(loading_inside);
         let loading = loading + loading_inside;

@@ -20,6 +20,7 @@ pub mod device;
 pub mod diffusion;
 mod error;
 pub mod image;
+mod memory;
 pub mod nn;
 pub mod noise;
 pub mod ops;

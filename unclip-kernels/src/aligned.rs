@@ -2,16 +2,19 @@
 
 use std::{fmt, marker::PhantomData, ops};
 
-use crate::gemm::Compute;
+use bytemuck::{Pod, allocation::try_zeroed_vec};
 
 /// What buffers are allocated in: the largest unit that the system hands out zeroed without writing to it, so that
 /// pages come into being on the threads that fill them.
-type Word = u128;
+pub(crate) type Word = u128;
 
-const WORD: usize = size_of::<Word>();
+pub(crate) const WORD: usize = size_of::<Word>();
 
 /// Bytes of a cache line.
 const LINE: usize = 64;
+
+/// Bytes of a large page.
+const LARGE_PAGE: usize = 2 << 20;
 
 /// A growable buffer of numbers, aligned to 64 bytes.
 pub(crate) struct Aligned<S> {
@@ -22,7 +25,7 @@ pub(crate) struct Aligned<S> {
     element: PhantomData<S>,
 }
 
-impl<S: Compute> Aligned<S> {
+impl<S: Pod> Aligned<S> {
     pub(crate) const fn new() -> Self {
         Self { words: Vec::new(), start: 0, len: 0, element: PhantomData }
     }
@@ -33,18 +36,72 @@ impl<S: Compute> Aligned<S> {
     ///
     /// When that many do not fit in memory's addresses.
     pub(crate) fn zeroed(len: usize) -> Self {
+        let words = vec![0; Self::words(len).expect("a buffer fits in memory's addresses")];
+        huge_pages(&words);
+        Self::within(words, len)
+    }
+
+    /// `len` zeros, or none where memory does not suffice.
+    pub(crate) fn try_zeroed(len: usize) -> Option<Self> {
+        let words = try_zeroed_vec(Self::words(len)?).ok()?;
+        huge_pages(&words);
+        Some(Self::within(words, len))
+    }
+
+    /// How many words `len` values need, from wherever memory may start; none where no address would reach them.
+    pub(crate) fn words(len: usize) -> Option<usize> {
+        let bytes = len.checked_mul(size_of::<S>())?;
+        Some(bytes.div_ceil(WORD) + LINE / WORD - 1)
+    }
+
+    /// The first `len` values in `words`, whatever they are.
+    ///
+    /// # Panics
+    ///
+    /// When there are fewer than [`words`](Self::words) says.
+    pub(crate) fn within(words: Vec<Word>, len: usize) -> Self {
         const {
             assert!(
                 LINE.is_multiple_of(WORD) && WORD.is_multiple_of(align_of::<S>()),
                 "a line is whole words, and a word is aligned for every number"
             );
         };
-        let words = len
-            .checked_mul(size_of::<S>())
-            .map(|bytes| bytes.div_ceil(WORD) + LINE / WORD - 1)
-            .expect("a buffer fits in memory's addresses");
-        let (words, start) = zeros(words);
+        assert!(
+            Self::words(len).is_some_and(|least| least <= words.len()),
+            "{} words for {len} values",
+            words.len()
+        );
+        let start = first(&words);
         Self { words, start, len, element: PhantomData }
+    }
+
+    /// The bytes of its memory.
+    pub(crate) fn memory(&self) -> usize {
+        self.words.len() * WORD
+    }
+
+    /// The memory.
+    pub(crate) fn into_words(self) -> Vec<Word> {
+        self.words
+    }
+
+    /// The values' bytes.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &bytemuck::cast_slice(&self.words[self.start..])[..self.len * size_of::<S>()]
+    }
+
+    /// `len` zeros in a buffer that is used over and over: where they fill much of a large page, they begin with one, so that
+    /// the rows of a tile, which lie far apart, are found without a walk through many page tables.
+    fn growing(len: usize) -> Self {
+        if len.saturating_mul(size_of::<S>()) < LARGE_PAGE / 4 {
+            return Self::zeroed(len);
+        }
+        let least = len.max(LARGE_PAGE / size_of::<S>());
+        let mut values = Self::zeroed(least.saturating_add(LARGE_PAGE / size_of::<S>()));
+        let past = values.as_ptr().addr() % LARGE_PAGE;
+        values.start += (LARGE_PAGE - past) % LARGE_PAGE / WORD;
+        values.len = len;
+        values
     }
 
     /// Makes the length `len`; values past the former length are zero or left from an earlier, longer use.
@@ -55,7 +112,7 @@ impl<S: Compute> Aligned<S> {
     pub(crate) fn set_len(&mut self, len: usize) -> &mut [S] {
         let room = (self.words.len() - self.start) * (WORD / size_of::<S>());
         if len > room {
-            let mut longer = Self::zeroed(len);
+            let mut longer = Self::growing(len);
             longer[..self.len].copy_from_slice(self);
             *self = longer;
         }
@@ -64,7 +121,7 @@ impl<S: Compute> Aligned<S> {
     }
 }
 
-impl<S: Compute> Default for Aligned<S> {
+impl<S: Pod> Default for Aligned<S> {
     fn default() -> Self {
         Self::new()
     }
@@ -74,32 +131,33 @@ impl<S> Clone for Aligned<S> {
     /// A copy at an address of its own, with a start of its own.
     fn clone(&self) -> Self {
         let used = &self.words[self.start..];
-        let (mut words, start) = zeros(used.len() + LINE / WORD - 1);
+        let mut words = vec![0; used.len() + LINE / WORD - 1];
+        huge_pages(&words);
+        let start = first(&words);
         words[start..][..used.len()].copy_from_slice(used);
         Self { words, start, len: self.len, element: PhantomData }
     }
 }
 
-/// `len` zeros, and the first of them that starts a cache line.
-fn zeros(len: usize) -> (Vec<Word>, usize) {
-    let words = vec![0; len];
+/// The first word that starts a cache line.
+fn first(words: &[Word]) -> usize {
     let past = words.as_ptr().addr() % LINE;
-    huge_pages(&words);
-    (words, (LINE - past) % LINE / WORD)
+    (LINE - past) % LINE / WORD
 }
 
-impl<S: Compute> ops::Deref for Aligned<S> {
+impl<S: Pod> ops::Deref for Aligned<S> {
     type Target = [S];
 
     fn deref(&self) -> &[S] {
         let words = &self.words[self.start..];
-        // SAFETY: `words` are at least `len · size_of::<S>()` initialised bytes, see `zeroed` and `set_len`, at an
-        // alignment that is enough for `S`; `Compute` is f32 and bf16, for which every bit pattern is a value.
+        // SAFETY: `words` are at least `len · size_of::<S>()` initialised bytes, see `within` and `set_len`, at an
+        // alignment that is enough for `S`; every bit pattern is a value of a
+        // `Pod` type.
         unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), self.len) }
     }
 }
 
-impl<S: Compute> ops::DerefMut for Aligned<S> {
+impl<S: Pod> ops::DerefMut for Aligned<S> {
     fn deref_mut(&mut self) -> &mut [S] {
         let words = &mut self.words[self.start..];
         // SAFETY: as in `deref`; the buffer is borrowed mutably for as long as the slice.
@@ -116,11 +174,10 @@ impl<S> fmt::Debug for Aligned<S> {
 /// Asks for pages of 2 MiB where `values` cover any: first touching 4 KiB at a time costs more than filling them.
 #[cfg(all(target_arch = "x86_64", target_os = "linux", not(miri)))]
 pub(crate) fn huge_pages<T>(values: &[T]) {
-    const PAGE: usize = 2 << 20;
     let bytes = size_of_val(values);
     let start = values.as_ptr().cast::<u8>();
-    let before = start.addr().next_multiple_of(PAGE) - start.addr();
-    let whole = bytes.saturating_sub(before) / PAGE * PAGE;
+    let before = start.addr().next_multiple_of(LARGE_PAGE) - start.addr();
+    let whole = bytes.saturating_sub(before) / LARGE_PAGE * LARGE_PAGE;
     if whole > 0 {
         let first = start.wrapping_add(before).cast_mut().cast();
         // SAFETY: these are whole pages inside a live allocation, and the advice changes no value in them. It is advice:

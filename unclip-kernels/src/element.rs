@@ -16,15 +16,7 @@ mod sealed {
 
 /// A number type that kernels read and write: `f32`, [`bf16`] or [`f16`](struct@f16). All arithmetic is in `f32`.
 pub trait Element:
-    bytemuck::Zeroable
-    + Default
-    + PartialEq
-    + fmt::Debug
-    + Send
-    + Sync
-    + Copy
-    + 'static
-    + sealed::Sealed
+    bytemuck::Pod + Default + PartialEq + fmt::Debug + Send + Sync + Copy + 'static + sealed::Sealed
 {
     /// The value, exactly.
     fn widen(self) -> f32;
@@ -36,6 +28,20 @@ pub trait Element:
     #[inline(always)]
     fn to_bf16(self) -> bf16 {
         bf16::narrow(self.widen())
+    }
+
+    /// `values`, where this type is [`bf16`].
+    #[inline(always)]
+    fn as_bf16(values: &[Self]) -> Option<&[bf16]> {
+        let _ = values;
+        None
+    }
+
+    /// As [`as_bf16`](Self::as_bf16), to be written.
+    #[inline(always)]
+    fn as_bf16_mut(values: &mut [Self]) -> Option<&mut [bf16]> {
+        let _ = values;
+        None
     }
 }
 
@@ -72,6 +78,16 @@ impl Element for bf16 {
     #[inline(always)]
     fn to_bf16(self) -> bf16 {
         self
+    }
+
+    #[inline(always)]
+    fn as_bf16(values: &[Self]) -> Option<&[bf16]> {
+        Some(values)
+    }
+
+    #[inline(always)]
+    fn as_bf16_mut(values: &mut [Self]) -> Option<&mut [bf16]> {
+        Some(values)
     }
 }
 

@@ -1,7 +1,7 @@
 //! What happens to sums on their way to the output.
 
 #[cfg(target_arch = "x86_64")]
-use std::arch::x86_64::{_mm512_add_ps, _mm512_max_ps, _mm512_setzero_ps};
+use std::arch::x86_64::{__m512, _mm512_add_ps, _mm512_max_ps, _mm512_setzero_ps};
 
 #[cfg(target_arch = "x86_64")]
 use crate::{
@@ -11,7 +11,7 @@ use crate::{
 use crate::{
     cpu::Path,
     element::Element,
-    gemm::{CTile, TILE},
+    gemm::{CTile, Next, TILE},
     math,
     parallel::Shared,
     stage::Size,
@@ -160,6 +160,18 @@ impl<'a, U: Element> Output<'a, U> {
         Self { values: Shared::new(values), channels, epilogue }
     }
 
+    /// The memory that [`write`](Self::write) will meet for two tiles of rows, from channel `first` on.
+    pub(crate) fn next(&self, tiles: [&Rows; 2], first: usize) -> Next {
+        // A tile whose first row is no pixel is fetched from a place nearby, or in vain.
+        let pixels = tiles.map(|rows| rows.pixels.iter().flatten().next().copied().unwrap_or(0));
+        let starts = pixels.map(|pixel| pixel * self.channels + first);
+        let written = self.values.address(starts[0]).cast();
+        let residual = self.epilogue.residual;
+        let read = residual.map_or(written, |read| read.as_ptr().wrapping_add(starts[0]).cast());
+        let between = starts[1].wrapping_sub(starts[0]).wrapping_mul(size_of::<U>());
+        Next { written, read, stride: self.channels * size_of::<U>(), between }
+    }
+
     /// Writes tiles of sums that lie side by side, from channel `first` on.
     ///
     /// # Safety
@@ -168,11 +180,19 @@ impl<'a, U: Element> Output<'a, U> {
     pub(crate) unsafe fn write(&self, path: Path, sums: &[CTile], rows: &Rows, first: usize) {
         #[cfg(target_arch = "x86_64")]
         if path.isa() >= Isa::Avx512Bf16 && self.epilogue.activation == Activation::Identity {
-            for (panel, sums) in sums.iter().enumerate() {
-                // SAFETY: the path is a witness of AVX-512 with bf16; the caller's promise, for this panel's channels.
-                unsafe { self.write_vectors(sums, rows, first + panel * TILE) };
-            }
-            return;
+            // SAFETY: the path is a witness of AVX-512 with bf16; the caller's promise.
+            return unsafe {
+                match sums {
+                    [left, right] if first + 2 * TILE <= self.channels => {
+                        self.write_both(left, right, rows, first);
+                    }
+                    _ => {
+                        for (panel, sums) in sums.iter().enumerate() {
+                            self.write_vectors(sums, rows, first + panel * TILE);
+                        }
+                    }
+                }
+            };
         }
         path.vectorize(
             #[inline(always)]
@@ -195,34 +215,82 @@ impl<'a, U: Element> Output<'a, U> {
     unsafe fn write_vectors(&self, sums: &CTile, rows: &Rows, channel: usize) {
         let width = TILE.min(self.channels - channel);
         let lanes = first(width);
-        let mut bias = _mm512_setzero_ps();
-        let image = rows.image * self.channels;
-        for (values, start) in [(self.epilogue.bias, 0), (self.epilogue.image_bias, image)] {
-            if let Some(values) = values {
-                let values = &values[start + channel..][..width];
-                // SAFETY: `values` holds the lanes.
-                bias = _mm512_add_ps(bias, unsafe { f32::load(values.as_ptr(), lanes) });
-            }
-        }
+        let bias = self.bias(rows.image, channel, width);
         for (sums, pixel) in sums.0.iter().zip(&rows.pixels) {
             let &Some(pixel) = pixel else { continue };
             let start = pixel * self.channels + channel;
-            // SAFETY: a row has sixteen sums; the residual's part and the output's hold the lanes, and the caller promises
-            // that nobody else writes there.
+            let residual = self.epilogue.residual.map(|residual| &residual[start..start + width]);
+            // SAFETY: the residual's part and the output's hold the lanes, and the caller promises that nobody else writes
+            // there.
             unsafe {
-                let mut values = _mm512_add_ps(f32::load(sums.as_ptr(), !0), bias);
-                if let Some(residual) = self.epilogue.residual {
-                    let residual = &residual[start..start + width];
-                    values = _mm512_add_ps(values, U::load(residual.as_ptr(), lanes));
-                }
-                if self.epilogue.rectified {
-                    // Of a pair with what is no number, the second is taken.
-                    values = _mm512_max_ps(_mm512_setzero_ps(), values);
-                }
+                let values = self.finished(sums, bias, residual);
                 let output = self.values.slice(start..start + width);
                 U::store(output.as_mut_ptr(), values, lanes);
             }
         }
+    }
+
+    /// Two whole panels as [`write_vectors`](Self::write_vectors) does one, each row in two registers: in 16 bits a whole
+    /// cache line.
+    ///
+    /// # Safety
+    ///
+    /// As [`write_vectors`](Self::write_vectors).
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+    unsafe fn write_both(&self, left: &CTile, right: &CTile, rows: &Rows, channel: usize) {
+        let bias = [0, TILE].map(|after| self.bias(rows.image, channel + after, TILE));
+        for ((left, right), pixel) in left.0.iter().zip(&right.0).zip(&rows.pixels) {
+            let &Some(pixel) = pixel else { continue };
+            let start = pixel * self.channels + channel;
+            let residual = self
+                .epilogue
+                .residual
+                .map(|residual| residual[start..start + 2 * TILE].split_at(TILE));
+            // SAFETY: as in `write_vectors`, for twice as many lanes.
+            unsafe {
+                let left = self.finished(left, bias[0], residual.map(|(left, _)| left));
+                let right = self.finished(right, bias[1], residual.map(|(_, right)| right));
+                let output = self.values.slice(start..start + 2 * TILE);
+                U::store_both(output.as_mut_ptr(), left, right);
+            }
+        }
+    }
+
+    /// What is added to the sums of each pixel, for `width` channels from `channel` on.
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+    fn bias(&self, image: usize, channel: usize, width: usize) -> __m512 {
+        let mut bias = _mm512_setzero_ps();
+        let image = image * self.channels;
+        for (values, start) in [(self.epilogue.bias, 0), (self.epilogue.image_bias, image)] {
+            if let Some(values) = values {
+                let values = &values[start + channel..][..width];
+                // SAFETY: `values` holds the lanes.
+                bias = _mm512_add_ps(bias, unsafe { f32::load(values.as_ptr(), first(width)) });
+            }
+        }
+        bias
+    }
+
+    /// A row of sums with what is added to it and done to it, in the lanes that `residual` has, or in all.
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+    fn finished(&self, sums: &[f32; TILE], bias: __m512, residual: Option<&[U]>) -> __m512 {
+        // SAFETY: a row has sixteen sums.
+        let mut values = _mm512_add_ps(unsafe { f32::load(sums.as_ptr(), !0) }, bias);
+        if let Some(residual) = residual {
+            // SAFETY: `residual` holds the lanes.
+            let residual = unsafe { U::load(residual.as_ptr(), first(residual.len())) };
+            values = _mm512_add_ps(values, residual);
+        }
+        if self.epilogue.rectified {
+            // Of a pair with what is no number, the second is taken.
+            values = _mm512_max_ps(_mm512_setzero_ps(), values);
+        }
+        values
     }
 
     /// # Safety

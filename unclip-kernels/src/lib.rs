@@ -21,6 +21,7 @@
 //! | [`parallel`] | splitting work over rayon's pool so that results do not depend on the number of threads |
 //! | [`memory`] | memory for results, and what the allocator does with it when it is given back |
 //! | [`picture`] | what moves whole pixels: resampling, maxima, joining channels |
+//! | [`room`] | memory for results that later results take over |
 
 pub mod activation;
 mod aligned;
@@ -43,6 +44,7 @@ mod pack;
 pub mod parallel;
 pub mod picture;
 mod reorder;
+pub mod room;
 mod scratch;
 mod stage;
 #[cfg(test)]

@@ -9,10 +9,10 @@
 use half::bf16;
 
 use crate::{
-    aligned::Aligned,
     element::Element,
     gemm::{CHUNK, Compute, Step, TILE},
     reorder,
+    room::Room,
 };
 
 /// The number type of packed weights, and with it of the products.
@@ -49,8 +49,8 @@ pub(crate) enum Data {
 
 /// Packed weights of one format.
 #[derive(Debug, Clone)]
-pub(crate) struct Packed<S> {
-    pub(crate) values: Aligned<S>,
+pub(crate) struct Packed<S: Compute> {
+    pub(crate) values: Room<S>,
     /// Rows and columns of the kernel.
     pub(crate) kernel: [usize; 2],
     /// Channels that are summed over.

@@ -79,6 +79,11 @@ impl<'a, T> Shared<'a, T> {
         Self { start: values.as_mut_ptr(), len: values.len(), borrow: PhantomData }
     }
 
+    /// The address of value `at`, which need not exist.
+    pub(crate) fn address(&self, at: usize) -> *const T {
+        self.start.wrapping_add(at)
+    }
+
     /// The values of `range`.
     ///
     /// # Panics

@@ -78,34 +78,41 @@ unsafe fn square(source: &[bf16], source_stride: usize, target: &mut [bf16], tar
         // SAFETY: rows 2 · index and 2 · index + 1 are below 32 and hold 16 values.
         *pair = unsafe { merged(row, row.wrapping_add(source_stride)) };
     }
-    // A transpose in four rounds: neighbours swap single lanes, then pairs, then quarters, then halves.
-    let mut lanes = pairs;
+    for (column, values) in turned(pairs).into_iter().enumerate() {
+        let row = target.as_mut_ptr().wrapping_add(column * target_stride);
+        // SAFETY: `column` is below 16, and each row of `target` holds 32 values, 64 bytes.
+        unsafe { _mm512_storeu_si512(row.cast(), values) };
+    }
+}
+
+/// The transpose of 16 rows of 16 values of 32 bits.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(crate) fn turned(mut rows: [__m512i; TILE]) -> [__m512i; TILE] {
+    // Four rounds: neighbours swap single lanes, then pairs, then quarters, then halves.
+    let mut lanes = rows;
     for i in (0..TILE).step_by(2) {
-        lanes[i] = _mm512_unpacklo_epi32(pairs[i], pairs[i + 1]);
-        lanes[i + 1] = _mm512_unpackhi_epi32(pairs[i], pairs[i + 1]);
+        lanes[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
+        lanes[i + 1] = _mm512_unpackhi_epi32(rows[i], rows[i + 1]);
     }
     for i in (0..TILE).step_by(4) {
-        pairs[i] = _mm512_unpacklo_epi64(lanes[i], lanes[i + 2]);
-        pairs[i + 1] = _mm512_unpackhi_epi64(lanes[i], lanes[i + 2]);
-        pairs[i + 2] = _mm512_unpacklo_epi64(lanes[i + 1], lanes[i + 3]);
-        pairs[i + 3] = _mm512_unpackhi_epi64(lanes[i + 1], lanes[i + 3]);
+        rows[i] = _mm512_unpacklo_epi64(lanes[i], lanes[i + 2]);
+        rows[i + 1] = _mm512_unpackhi_epi64(lanes[i], lanes[i + 2]);
+        rows[i + 2] = _mm512_unpacklo_epi64(lanes[i + 1], lanes[i + 3]);
+        rows[i + 3] = _mm512_unpackhi_epi64(lanes[i + 1], lanes[i + 3]);
     }
     for i in 0..4 {
         for half in [0, 8] {
-            lanes[half + i] = _mm512_shuffle_i32x4::<0x88>(pairs[half + i], pairs[half + i + 4]);
-            lanes[half + i + 4] =
-                _mm512_shuffle_i32x4::<0xdd>(pairs[half + i], pairs[half + i + 4]);
+            lanes[half + i] = _mm512_shuffle_i32x4::<0x88>(rows[half + i], rows[half + i + 4]);
+            lanes[half + i + 4] = _mm512_shuffle_i32x4::<0xdd>(rows[half + i], rows[half + i + 4]);
         }
     }
     for i in 0..8 {
-        let even = _mm512_shuffle_i32x4::<0x88>(lanes[i], lanes[i + 8]);
-        let odd = _mm512_shuffle_i32x4::<0xdd>(lanes[i], lanes[i + 8]);
-        for (column, values) in [(i, even), (i + 8, odd)] {
-            let row = target.as_mut_ptr().wrapping_add(column * target_stride);
-            // SAFETY: `column` is below 16, and each row of `target` holds 32 values, 64 bytes.
-            unsafe { _mm512_storeu_si512(row.cast(), values) };
-        }
+        rows[i] = _mm512_shuffle_i32x4::<0x88>(lanes[i], lanes[i + 8]);
+        rows[i + 8] = _mm512_shuffle_i32x4::<0xdd>(lanes[i], lanes[i + 8]);
     }
+    rows
 }
 
 /// Sixteen pairs of a value at `even` and one at `odd`.

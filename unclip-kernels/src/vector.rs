@@ -29,6 +29,21 @@ pub trait Vector: Copy {
     ///
     /// The processor has the instructions, and the lanes in `mask` may be written.
     unsafe fn store(to: *mut Self, values: __m512, mask: __mmask16);
+
+    /// Writes `left` and `right` beside each other, as [`store`](Self::store) does.
+    ///
+    /// # Safety
+    ///
+    /// The processor has the instructions, and 32 values may be written.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+    unsafe fn store_both(to: *mut Self, left: __m512, right: __m512) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            Self::store(to, left, !0);
+            Self::store(to.add(TILE), right, !0);
+        }
+    }
 }
 
 impl Vector for f32 {
@@ -64,6 +79,17 @@ impl Vector for bf16 {
         unsafe {
             let bits = std::mem::transmute::<__m256bh, __m256i>(narrow);
             _mm256_mask_storeu_epi16(to.cast(), mask, bits);
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+    unsafe fn store_both(to: *mut Self, left: __m512, right: __m512) {
+        // A whole cache line at once, where memory is aligned.
+        // SAFETY: the caller's promise; both types are 512 bits of any value.
+        unsafe {
+            let both = std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(right, left));
+            _mm512_storeu_si512(to.cast(), both);
         }
     }
 }

@@ -5,8 +5,8 @@
 //! the first touch of new memory, both of which one core alone cannot do at the memory's rate: so each thread reads,
 //! converts and touches chunks of its own.
 
-use burn::tensor::{BoolStore, Bytes, DType, Element, TensorData, bf16, f16};
-use bytemuck::{Zeroable, allocation::try_zeroed_vec};
+use burn::tensor::{BoolStore, DType, Element, TensorData, bf16, f16};
+use bytemuck::Pod;
 use half::slice::HalfFloatSliceExt as _;
 use rayon::{
     iter::{IndexedParallelIterator as _, ParallelIterator as _},
@@ -15,7 +15,10 @@ use rayon::{
 use safetensors::tensor::Dtype;
 
 use super::header::TensorInfo;
-use crate::{Error, Result};
+use crate::{
+    Error, Result,
+    memory::{IntoBytes as _, Room, room},
+};
 
 /// Bytes that are read at a time: few enough to stay in a core's cache until they are converted, many beside a system
 /// call. A multiple of every element's size.
@@ -104,7 +107,7 @@ where
     R: Fn(String) -> Error,
 {
     /// The elements as they are.
-    fn elements<E: Element + Zeroable, const N: usize>(
+    fn elements<E: Element + Pod, const N: usize>(
         self,
         from: impl Fn([u8; N]) -> E + Sync,
     ) -> Result<TensorData> {
@@ -114,23 +117,20 @@ where
     fn flags(self) -> Result<TensorData> {
         let shape = self.info.shape.clone();
         let flags = self.values(|bytes, to| set(to, bytes.iter().map(|&b| u8::from(b != 0))))?;
-        Ok(TensorData::from_bytes(Bytes::from_elems(flags), shape, DType::Bool(BoolStore::U8)))
+        Ok(TensorData::from_bytes(flags.into_bytes(), shape, DType::Bool(BoolStore::U8)))
     }
 
-    fn collect<E: Element + Zeroable>(
+    fn collect<E: Element + Pod>(
         self,
         convert: impl Fn(&[u8], &mut [E]) + Sync,
     ) -> Result<TensorData> {
         let shape = self.info.shape.clone();
-        Ok(TensorData::new(self.values(convert)?, shape))
+        Ok(TensorData::from_bytes(self.values(convert)?.into_bytes(), shape, E::dtype()))
     }
 
-    fn values<E: Zeroable + Send>(
-        self,
-        convert: impl Fn(&[u8], &mut [E]) + Sync,
-    ) -> Result<Vec<E>> {
+    fn values<E: Pod + Send>(self, convert: impl Fn(&[u8], &mut [E]) + Sync) -> Result<Room<E>> {
         let elements = usize::try_from(self.info.elements()).ok();
-        let Some(mut values) = elements.and_then(|elements| try_zeroed_vec(elements).ok()) else {
+        let Some(mut values) = elements.and_then(room) else {
             return Err((self.refuse)("does not fit into memory".to_owned()));
         };
         let width = self.info.dtype.bitsize() / 8;

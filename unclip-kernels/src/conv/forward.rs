@@ -16,7 +16,7 @@ use crate::{
     cpu::Path,
     element::Element,
     epilogue::{Output, Rows},
-    gemm::{Block, Compute, Panels, Staged, Step, TILE, Unit},
+    gemm::{Block, Compute, Panels, Staged, Steps, TILE, Unit},
     pack::{Packed, steps},
     parallel,
     scratch::{self, Scratch},
@@ -62,7 +62,7 @@ impl RowTile {
 }
 
 /// One task and all it refers to.
-struct Job<'a, S, T, U> {
+struct Job<'a, S: Compute, T, U> {
     path: Path,
     weights: &'a Packed<S>,
     geometry: &'a Geometry,
@@ -108,7 +108,7 @@ impl<S: Compute, T: Element, U: Element> Job<'_, S, T, U> {
         let kept_groups = if is_slice { groups } else { 1 };
         let sums = scratch::tiles(&mut scratch.sums, kept_groups * kept * 2 * S::WIDTH);
         let panel_len = self.weights.panel_len();
-        let slice_len = depth(&steps);
+        let slice_len: usize = steps.iter().map(|step| step.len).sum();
 
         for group in 0..groups {
             let first = panels.start + group * S::WIDTH;
@@ -116,7 +116,8 @@ impl<S: Compute, T: Element, U: Element> Job<'_, S, T, U> {
             let mut done = 0;
             for steps in steps.chunks(S::STEPS) {
                 // In a slice, windows have one pixel, and its values lie together in a panel.
-                let (start, len) = (channels.start + done, depth(steps));
+                let steps = Steps::new(steps, 1);
+                let (start, len) = (channels.start + done, steps.depth());
                 let is_last = start + len == panel_len / TILE;
                 done += len;
                 // Behind this block's values come the next block's, or the slice's first of the next panels.
@@ -134,7 +135,6 @@ impl<S: Compute, T: Element, U: Element> Job<'_, S, T, U> {
                             values: staged,
                             starts: [pair[0].start, pair[last].start],
                             row_stride,
-                            depth_stride: 1,
                             rows: last * TILE + pair[last].len(),
                         },
                         panels: Panels {
@@ -146,6 +146,9 @@ impl<S: Compute, T: Element, U: Element> Job<'_, S, T, U> {
                         steps,
                         sums,
                         fresh: start == 0,
+                        next: is_last.then(|| {
+                            self.output.next([&pair[0].rows, &pair[last].rows], first * TILE)
+                        }),
                     };
                     S::multiply(unit, operands);
                     if !is_last {
@@ -213,9 +216,4 @@ impl<S: Compute, T: Element, U: Element> Job<'_, S, T, U> {
         }
         tiles
     }
-}
-
-/// Values along the depth of `steps`.
-fn depth(steps: &[Step]) -> usize {
-    steps.iter().map(|step| step.len).sum()
 }

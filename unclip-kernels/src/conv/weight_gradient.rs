@@ -16,7 +16,7 @@ use crate::{
     aligned::Aligned,
     cpu::Path,
     element::Element,
-    gemm::{Block, CHUNK, CTile, Compute, Depthwise, Panels, Staged, Step, TILE, Unit},
+    gemm::{Block, CHUNK, CTile, Compute, Depthwise, Panels, Staged, Step, Steps, TILE, Unit},
     parallel::{self, Shared, part},
     scratch::Scratch,
     stage::{Grid, Input, Region, Resample, stage},
@@ -155,6 +155,9 @@ impl<T: Element, U: Element> Job<'_, T, U> {
             let mut done = 0;
             for from in (0..steps[0].len()).step_by(S::STEPS) {
                 let to = steps[0].len().min(from + S::STEPS);
+                let steps: Vec<_> = (steps.iter())
+                    .map(|steps| Steps::new(&steps[from..to], operands.depth_stride))
+                    .collect();
                 for block in 0..slots[2] {
                     let first = block * S::WIDTH;
                     let width = S::WIDTH.min(panels - first);
@@ -162,14 +165,13 @@ impl<T: Element, U: Element> Job<'_, T, U> {
                         first * operands.panel_stride + done * operands.panel_depth_stride;
                     for pair in 0..slots[1] {
                         let starts = [2 * pair, (2 * pair + 1).min(tiles - 1)];
-                        for (tap, steps) in steps.iter().enumerate() {
+                        for (tap, &steps) in steps.iter().enumerate() {
                             let slot = (tap * slots[1] + pair) * slots[2] + block;
                             let block = Block {
                                 staged: Staged {
                                     values: operands.input,
                                     starts: starts.map(|tile| tile * TILE * operands.row_stride),
                                     row_stride: operands.row_stride,
-                                    depth_stride: operands.depth_stride,
                                     rows: self.depth.len() - 2 * TILE * pair,
                                 },
                                 panels: Panels {
@@ -178,15 +180,16 @@ impl<T: Element, U: Element> Job<'_, T, U> {
                                     depth_stride: operands.panel_depth_stride,
                                     ahead: 0,
                                 },
-                                steps: &steps[from..to],
+                                steps,
                                 sums: &mut sums[slot * 2 * S::WIDTH..][..2 * width],
                                 fresh: false,
+                                next: None,
                             };
                             S::multiply(&unit, block);
                         }
                     }
                 }
-                done += steps[0][from..to].iter().map(|step| step.len).sum::<usize>();
+                done += steps[0].depth();
             }
         }
         sums

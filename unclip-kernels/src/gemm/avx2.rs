@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use half::bf16;
 
-use super::{Block, CTile, Panels, Staged, Step, TILE};
+use super::{Block, CTile, Panels, Staged, Steps, TILE};
 
 /// Values of a register.
 const LANES: usize = 8;
@@ -24,7 +24,7 @@ const VECTORS: usize = TILE / LANES;
 #[target_feature(enable = "avx2,fma")]
 pub(super) unsafe fn multiply_f32(block: Block<'_, f32>) {
     let width = block.width();
-    let Block { staged, panels, steps, sums, fresh } = block;
+    let Block { staged, panels, steps, sums, fresh, .. } = block;
     for (index, tile) in sums.iter_mut().enumerate() {
         let (half, panel) = (index / width, index % width);
         let rows = Rows { staged, half, panels, panel, steps, fresh };
@@ -46,7 +46,7 @@ pub(super) unsafe fn multiply_f32(block: Block<'_, f32>) {
 #[target_feature(enable = "avx2,fma")]
 pub(super) unsafe fn multiply_bf16(block: Block<'_, bf16>) {
     let width = block.width();
-    let Block { staged, panels, steps, sums, fresh } = block;
+    let Block { staged, panels, steps, sums, fresh, .. } = block;
     for (index, tile) in sums.iter_mut().enumerate() {
         let (half, panel) = (index / width, index % width);
         let rows = Rows { staged, half, panels, panel, steps, fresh };
@@ -66,7 +66,7 @@ struct Rows<'a, S> {
     half: usize,
     panels: Panels<'a, S>,
     panel: usize,
-    steps: &'a [Step],
+    steps: Steps<'a, S>,
     fresh: bool,
 }
 
@@ -97,8 +97,8 @@ impl Rows<'_, f32> {
         }
         let (rows, mut packed) = self.operands(first);
         let mut sums = load::<ROWS>(tile, first, self.fresh);
-        let is_dense = self.staged.depth_stride == 1 && self.panels.depth_stride == TILE;
-        for step in self.steps {
+        let is_dense = self.steps.depth_stride == 1 && self.panels.depth_stride == TILE;
+        for step in self.steps.list {
             let mut value = rows.wrapping_add(step.offset);
             let mut left = step.len;
             // SAFETY, of every `add_products`: `Block::check` compared the last panel's last row and the last row's last value
@@ -117,7 +117,7 @@ impl Rows<'_, f32> {
             for _ in 0..left {
                 // SAFETY: as above.
                 unsafe { add_products(&mut sums, value, self.staged.row_stride, packed) };
-                value = value.wrapping_add(self.staged.depth_stride);
+                value = value.wrapping_add(self.steps.depth_stride);
                 packed = packed.wrapping_add(self.panels.depth_stride);
             }
         }
@@ -137,7 +137,7 @@ impl Rows<'_, bf16> {
         }
         let (rows, mut packed) = self.operands(first);
         let mut sums = load::<ROWS>(tile, first, self.fresh);
-        for step in self.steps {
+        for step in self.steps.list {
             let mut pair = rows.wrapping_add(step.offset);
             for _ in 0..step.len / 2 {
                 // SAFETY: as in `sum_f32`; a packed row is 16 pairs, 64 bytes, and a step's length is even.

@@ -79,7 +79,7 @@ fn store<const PANELS: usize>(tiles: &mut [CTile], first: usize, sums: &[[__m512
 /// As [`multiply_f32`], for a block of `PANELS` panels.
 #[target_feature(enable = "avx512f")]
 unsafe fn f32_panels<const PANELS: usize>(block: Block<'_, f32>) {
-    let Block { staged, panels, steps, sums: tiles, fresh } = block;
+    let Block { staged, panels, steps, sums: tiles, fresh, .. } = block;
     for (half, start) in staged.starts.into_iter().enumerate() {
         let tiles = &mut tiles[half * PANELS..][..PANELS];
         for first in [0, ROWS] {
@@ -90,7 +90,7 @@ unsafe fn f32_panels<const PANELS: usize>(block: Block<'_, f32>) {
             let rows = staged.values.as_ptr().wrapping_add(start + first * staged.row_stride);
             let mut packed = panels.values.as_ptr();
             let mut ahead = packed.wrapping_add(panels.ahead);
-            for step in steps {
+            for step in steps.list {
                 if half == 0 && first == 0 {
                     for _ in 0..step.len / 8 {
                         for panel in 0..PANELS {
@@ -117,7 +117,7 @@ unsafe fn f32_panels<const PANELS: usize>(block: Block<'_, f32>) {
                             }
                         }
                     }
-                    value = value.wrapping_add(staged.depth_stride);
+                    value = value.wrapping_add(steps.depth_stride);
                     packed = packed.wrapping_add(panels.depth_stride);
                 }
             }
@@ -131,7 +131,7 @@ unsafe fn f32_panels<const PANELS: usize>(block: Block<'_, f32>) {
 /// As [`multiply_bf16`], for a block of `PANELS` panels.
 #[target_feature(enable = "avx512f,avx512bf16")]
 unsafe fn bf16_panels<const PANELS: usize>(block: Block<'_, bf16>) {
-    let Block { staged, panels, steps, sums: tiles, fresh } = block;
+    let Block { staged, panels, steps, sums: tiles, fresh, .. } = block;
     for (half, start) in staged.starts.into_iter().enumerate() {
         let tiles = &mut tiles[half * PANELS..][..PANELS];
         for first in [0, ROWS] {
@@ -141,7 +141,7 @@ unsafe fn bf16_panels<const PANELS: usize>(block: Block<'_, bf16>) {
             let mut sums = load::<PANELS>(tiles, first, fresh);
             let rows = staged.values.as_ptr().wrapping_add(start + first * staged.row_stride);
             let mut packed = panels.values.as_ptr();
-            for step in steps {
+            for step in steps.list {
                 let mut pair = rows.wrapping_add(step.offset);
                 for _ in 0..step.len / 2 {
                     // SAFETY: as in `f32_panels`; a packed row is 16 pairs, 64 bytes, and a step's length is even. The

@@ -17,6 +17,8 @@ mod avx512;
 mod depthwise;
 mod portable;
 
+use std::marker::PhantomData;
+
 pub(crate) use depthwise::Depthwise;
 use half::bf16;
 
@@ -49,6 +51,61 @@ pub(crate) struct Step {
     pub(crate) len: usize,
 }
 
+/// Steps that one block takes after another, looked through once for all blocks that take them.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Steps<'a, S> {
+    list: &'a [Step],
+    /// Distance from one value along the depth to the next in the staged operand; 1 for bf16.
+    depth_stride: usize,
+    /// Values along the depth.
+    depth: usize,
+    /// The furthest value, from the start of a row.
+    reach: usize,
+    element: PhantomData<S>,
+}
+
+impl<'a, S: Compute> Steps<'a, S> {
+    /// # Panics
+    ///
+    /// When a step is empty, or its length not a multiple of [`Compute::UNIT`].
+    pub(crate) fn new(list: &'a [Step], depth_stride: usize) -> Self {
+        let mut steps = Self { list, depth_stride, depth: 0, reach: 0, element: PhantomData };
+        for step in list {
+            assert!(
+                step.len.is_multiple_of(S::UNIT) && step.len > 0,
+                "a step of {} values",
+                step.len
+            );
+            steps.depth += step.len;
+            // Sums that no `usize` holds lie past every end.
+            let last = (step.len - 1).saturating_mul(depth_stride).saturating_add(step.offset);
+            steps.reach = steps.reach.max(last);
+        }
+        steps
+    }
+
+    /// Values along the depth.
+    pub(crate) fn depth(&self) -> usize {
+        self.depth
+    }
+}
+
+/// Rows of memory that are read or written after a block, for kernels that fetch them meanwhile: a hint, of which nothing has
+/// to exist.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+#[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only tiles fetch"))]
+pub(crate) struct Next {
+    /// The first row of what is written.
+    pub(crate) written: *const u8,
+    /// The first row of what is read.
+    pub(crate) read: *const u8,
+    /// Bytes from one row to the next.
+    pub(crate) stride: usize,
+    /// Bytes from the first row of the first tile to that of the second, which may lie in front of it.
+    pub(crate) between: usize,
+}
+
 /// The staged operand of a [`Block`].
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Staged<'a, S> {
@@ -57,8 +114,6 @@ pub(crate) struct Staged<'a, S> {
     pub(crate) starts: [usize; 2],
     /// Distance from one row to the next.
     pub(crate) row_stride: usize,
-    /// Distance from one value along the depth to the next; 1 for bf16.
-    pub(crate) depth_stride: usize,
     /// Rows whose sums are wanted, from the first on; those of others may or may not be computed.
     pub(crate) rows: usize,
 }
@@ -82,10 +137,13 @@ pub(crate) struct Panels<'a, S> {
 pub(crate) struct Block<'a, S> {
     pub(crate) staged: Staged<'a, S>,
     pub(crate) panels: Panels<'a, S>,
-    pub(crate) steps: &'a [Step],
+    pub(crate) steps: Steps<'a, S>,
     /// Tiles of the first 16 rows, one a panel, then of the second 16 rows. Their number says how many panels.
     pub(crate) sums: &'a mut [CTile],
     pub(crate) fresh: bool,
+    /// What the sums meet when this block is their last.
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only tiles fetch"))]
+    pub(crate) next: Option<Next>,
 }
 
 impl<S: Compute> Block<'_, S> {
@@ -94,7 +152,7 @@ impl<S: Compute> Block<'_, S> {
         self.sums.len() / 2
     }
 
-    /// Compares every operand with what the steps will touch, and returns the furthest offset of the steps.
+    /// Compares every operand with what the steps will touch.
     ///
     /// # Panics
     ///
@@ -107,26 +165,14 @@ impl<S: Compute> Block<'_, S> {
             S::WIDTH,
             self.sums.len()
         );
-        let Staged { values, starts, row_stride, depth_stride, .. } = self.staged;
-        let mut depth = 0;
-        let mut reach = 0;
-        for step in self.steps {
-            assert!(
-                step.len.is_multiple_of(S::UNIT) && step.len > 0,
-                "a step of {} values",
-                step.len
-            );
-            depth += step.len;
-            reach =
-                reach.max((step.len - 1).saturating_mul(depth_stride).saturating_add(step.offset));
-        }
-        // Sums that no `usize` holds lie past every end.
+        let Staged { values, starts, row_stride, .. } = self.staged;
+        let Steps { list, depth_stride, depth, reach, .. } = self.steps;
         let last = (TILE - 1)
             .saturating_mul(row_stride)
             .saturating_add(starts[0].max(starts[1]))
             .saturating_add(reach);
         assert!(
-            self.steps.is_empty() || last < values.len(),
+            list.is_empty() || last < values.len(),
             "the staged operand has {} values, the block reads number {last}",
             values.len()
         );
@@ -139,7 +185,7 @@ impl<S: Compute> Block<'_, S> {
             )
             .saturating_add(TILE * S::PAIR);
         assert!(
-            self.steps.is_empty() || end <= self.panels.values.len(),
+            list.is_empty() || end <= self.panels.values.len(),
             "the panels have {} values, the block reads {end}",
             self.panels.values.len()
         );
@@ -260,22 +306,17 @@ mod tests {
         let mut sums = vec![CTile::ZERO; tiles];
         for path in Path::available() {
             let block = Block {
-                staged: Staged {
-                    values: &staged,
-                    starts: [0, 64],
-                    row_stride,
-                    depth_stride: 1,
-                    rows: 2 * TILE,
-                },
+                staged: Staged { values: &staged, starts: [0, 64], row_stride, rows: 2 * TILE },
                 panels: Panels {
                     values: &panels,
                     panel_stride: 4 * TILE,
                     depth_stride: TILE,
                     ahead: 0,
                 },
-                steps: &[Step { offset: 0, len: 4 }],
+                steps: Steps::new(&[Step { offset: 0, len: 4 }], 1),
                 sums: &mut sums,
                 fresh: true,
+                next: None,
             };
             f32::multiply(&Unit::new(path), block);
         }

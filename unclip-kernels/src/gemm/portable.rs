@@ -40,14 +40,14 @@ fn for_each_quad(
 /// Computes `block` in f32.
 pub(super) fn multiply_f32(block: Block<'_, f32>) {
     let width = block.width();
-    let Block { staged, panels, steps, sums, fresh } = block;
+    let Block { staged, panels, steps, sums, fresh, .. } = block;
     for_each_quad(sums, width, staged.rows, fresh, |half, panel, first, sums| {
         let start = staged.starts[half] + first * staged.row_stride;
         let mut packed = panel * panels.panel_stride;
-        for step in steps {
+        for step in steps.list {
             let start = start + step.offset;
             for depth in 0..step.len {
-                let at = start + depth * staged.depth_stride;
+                let at = start + depth * steps.depth_stride;
                 let values: [f32; ROWS] =
                     std::array::from_fn(|row| staged.values[at + row * staged.row_stride]);
                 let Some(columns) = panels.values[packed..].first_chunk::<TILE>() else { return };
@@ -65,11 +65,11 @@ pub(super) fn multiply_f32(block: Block<'_, f32>) {
 /// Computes `block` in f32 from bf16 operands. Products of two bf16 are exact in f32.
 pub(super) fn multiply_bf16(block: Block<'_, bf16>) {
     let width = block.width();
-    let Block { staged, panels, steps, sums, fresh } = block;
+    let Block { staged, panels, steps, sums, fresh, .. } = block;
     for_each_quad(sums, width, staged.rows, fresh, |half, panel, first, sums| {
         let start = staged.starts[half] + first * staged.row_stride;
         let mut packed = panel * panels.panel_stride;
-        for step in steps {
+        for step in steps.list {
             let start = start + step.offset;
             for pair in 0..step.len / 2 {
                 let at = start + 2 * pair;

@@ -11,7 +11,7 @@ use burn::{
 };
 
 use super::{Conditions, UNet, UNetInput, Unit};
-use crate::ops;
+use crate::{device::release_unused_memory, ops};
 
 /// A pass of a [`UNet`] forward, and what its way back needs.
 #[derive(Debug)]
@@ -41,6 +41,8 @@ impl UNet {
             let skip = skip.map(|place| features[place].clone());
             features.push(plain.apply(unit, h, skip, &told));
         }
+        // What the blocks have left is no use to the way back, whose results are kept.
+        release_unused_memory();
         let output = recorded(features[units.len()].clone(), &first).require_grad();
         Checkpointed { unet: self.clone(), first, conditions, features, output }
     }
@@ -63,6 +65,7 @@ impl Checkpointed {
         let (mut of_time, mut of_context) = (None, None);
         for ((place, &unit), skip) in units.iter().enumerate().zip(skips(&units)).rev() {
             features.truncate(place + 1);
+            release_unused_memory();
             let Some(gradient) = of_features[place + 1].take() else { continue };
             let leaf = |place: usize| recorded(features[place].clone(), &first).require_grad();
             let (h, skipped) = (leaf(place), skip.map(leaf));

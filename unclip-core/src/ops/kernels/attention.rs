@@ -6,15 +6,14 @@ use burn::{
     backend::flex::FlexTensor,
     tensor::{DType, Tensor},
 };
-use unclip_kernels::{
-    attention::{self as kernels, AttentionInput, AttentionShape, Heads, Products, ScoreBias},
-    memory::zeros,
+use unclip_kernels::attention::{
+    self as kernels, AttentionInput, AttentionShape, Heads, Products, ScoreBias,
 };
 
 use super::{
     Value, activations, contiguous, path, permute,
     record::{Operation, reach, record},
-    tensor, typed, values,
+    room, tensor, typed, values,
 };
 
 /// `softmax(scale · q kᵀ + bias) v`; the shapes are those of [`ops::attention`](crate::ops::attention).
@@ -50,7 +49,8 @@ pub(in crate::ops) fn attention(
     let read = Read { shape, query, key, value, bias, scale };
     let mut log_sums = vec![0.0; batch * heads * queries];
     let out = typed!(dtype, E => {
-        let mut out = zeros::<E>(batch * queries * heads * width);
+        let is_in_graph = operands.iter().flatten().any(|operand| operand.is_in_graph());
+        let mut out = room::<E>(batch * queries * heads * width, is_in_graph);
         kernels::attention(path(), &read.view::<E>(), products(dtype), &mut out, Some(&mut log_sums));
         tensor(out, [batch, queries, heads, width])
     });

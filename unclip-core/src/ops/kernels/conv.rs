@@ -17,7 +17,7 @@ use super::{
     norm::pixels,
     path,
     record::{Operand, Operation, record},
-    rounded, typed,
+    room, rounded, typed,
 };
 use crate::ops::{self, ConvInput, Convolution};
 
@@ -94,7 +94,7 @@ pub(in crate::ops) fn conv2d(
         if let Some(residual) = &residual {
             epilogue = epilogue.residual(residual.values());
         }
-        let mut out = zeros::<E>(size.pixels() * channels_out);
+        let mut out = room::<E>(size.pixels() * channels_out, in_graph);
         let packed = operation.layer.packed();
         conv.forward(path(), &packed.0, operation.input::<E>(), epilogue, &mut out);
         Picture::from_values(out, size, channels_out)

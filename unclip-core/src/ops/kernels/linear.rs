@@ -13,7 +13,7 @@ use unclip_kernels::{
 use super::{
     Floats, activations, contiguous, format, path,
     record::{Operand, Operation, Output, reach, record},
-    rounded,
+    room, rounded,
     stored::Stored,
     tensor, typed, values,
 };
@@ -73,7 +73,8 @@ fn project(
         if let Some(residual) = &residual {
             epilogue = epilogue.residual(values(residual));
         }
-        let mut out = zeros::<E>(rows * channels_out);
+        let is_in_graph = operands.iter().flatten().any(|operand| operand.is_in_graph());
+        let mut out = room::<E>(rows * channels_out, is_in_graph);
         kernels::linear(path(), &layer.packed().0, values::<E>(&read), epilogue, &mut out);
         tensor(out, shape)
     });
@@ -139,7 +140,7 @@ fn activate_operand(operand: &Operand, activation: kernels::Activation) -> Outpu
     let stored = Stored::new(operand.tensor.clone());
     let out = typed!(stored.values.dtype(), E => {
         let values = values::<E>(&stored.values);
-        let mut out = zeros::<E>(values.len());
+        let mut out = room::<E>(values.len(), operand.is_in_graph());
         kernels::activation::activate(path(), activation, values, &mut out);
         stored.like(tensor(out, stored.values.layout().shape().to_vec()))
     });

@@ -27,12 +27,15 @@ pub(super) use norm::{apply, group_norm_affine, layer_norm};
 pub(super) use picture::{add, avg_pool_2x2, join_channels, max_pool_3x3, upsample_nearest_2x};
 pub(super) use view::{from_tokens, shared, to_tokens};
 
+use std::ops::{Deref, DerefMut};
+
 use burn::{
     backend::flex::FlexTensor,
-    tensor::{DType, Element, Tensor, TensorData, bf16, f16},
+    tensor::{Bytes, DType, Element, Tensor, TensorData, bf16, f16},
 };
-use unclip_kernels::{Format, Size, cpu::Path, memory::zeros};
+use unclip_kernels::{Format, Size, cpu::Path, memory::zeros, room::Room};
 
+use crate::memory::IntoBytes;
 use record::{Operand, reach};
 
 /// A type that kernels compute on.
@@ -73,9 +76,54 @@ fn values<E: Value>(x: &FlexTensor) -> &[E] {
     x.as_slice().expect("a contiguous tensor of this type")
 }
 
+/// Memory for the values of a result.
+enum Memory<E: Value> {
+    /// Taken over from an earlier result, and left to a later one.
+    Stored(Room<E>),
+    Own(Vec<E>),
+}
+
+/// Memory for `len` values, each of which is then written. What is in a graph has its own: it is held until the backward pass,
+/// so that little is left to take over, and Burn computes in place on what nobody else holds, which it cannot in a room.
+fn room<E: Value>(len: usize, is_in_graph: bool) -> Memory<E> {
+    if is_in_graph { Memory::Own(zeros(len)) } else { Memory::Stored(Room::new(len)) }
+}
+
+impl<E: Value> Deref for Memory<E> {
+    type Target = [E];
+
+    fn deref(&self) -> &[E] {
+        match self {
+            Self::Stored(room) => room,
+            Self::Own(values) => values,
+        }
+    }
+}
+
+impl<E: Value> DerefMut for Memory<E> {
+    fn deref_mut(&mut self) -> &mut [E] {
+        match self {
+            Self::Stored(room) => room,
+            Self::Own(values) => values,
+        }
+    }
+}
+
+impl<E: Value> IntoBytes for Memory<E> {
+    type Value = E;
+
+    fn into_bytes(self) -> Bytes {
+        match self {
+            Self::Stored(room) => room.into_bytes(),
+            Self::Own(values) => values.into_bytes(),
+        }
+    }
+}
+
 /// A tensor of flex from contiguous values.
-fn tensor<E: Value>(values: Vec<E>, shape: impl Into<Vec<usize>>) -> FlexTensor {
-    FlexTensor::from_data(TensorData::new(values, shape.into()))
+fn tensor<V: IntoBytes>(values: V, shape: impl Into<Vec<usize>>) -> FlexTensor {
+    let data = TensorData::from_bytes(values.into_bytes(), shape.into(), V::Value::dtype());
+    FlexTensor::from_data(data)
 }
 
 /// A tensor of type `dtype` from contiguous values, rounded where it has 16 bits.
@@ -156,7 +204,7 @@ impl Picture {
     }
 
     /// From channels-last values.
-    fn from_values<E: Value>(values: Vec<E>, size: Size, channels: usize) -> Self {
+    fn from_values(values: impl IntoBytes, size: Size, channels: usize) -> Self {
         let Size { batch, height, width } = size;
         Self { tensor: tensor(values, [batch, height, width, channels]), size, channels }
     }

@@ -3,15 +3,12 @@
 use std::sync::Arc;
 
 use burn::{backend::flex::FlexTensor, tensor::Tensor};
-use unclip_kernels::{
-    memory::zeros,
-    norm::{self, GroupStatistics, Pixels},
-};
+use unclip_kernels::norm::{self, GroupStatistics, Pixels};
 
 use super::{
     Floats, Picture, activations, contiguous, path,
     record::{Operand, Operation, Output, record},
-    rounded, tensor, typed, values,
+    room, rounded, tensor, typed, values,
 };
 use crate::ops::Affine;
 
@@ -91,7 +88,7 @@ pub(in crate::ops) fn apply(x: &Tensor<4>, affine: &Affine, silu: bool) -> Optio
     let x = Picture::new(operand.tensor.clone());
     let out = typed!(x.dtype(), E => {
         let values = x.values::<E>();
-        let mut out = zeros::<E>(values.len());
+        let mut out = room::<E>(values.len(), operand.is_in_graph());
         norm::apply(path(), values, pixels(&x), scale.values(), shift.values(), silu, &mut out);
         Picture::from_values(out, x.size, x.channels)
     });
@@ -155,7 +152,7 @@ fn level(operand: &Operand, weight: &Floats, bias: &Floats, epsilon: f64) -> Out
     let epsilon = epsilon as f32;
     let out = typed!(x.dtype(), E => {
         let values = values::<E>(&x);
-        let mut out = zeros::<E>(values.len());
+        let mut out = room::<E>(values.len(), operand.is_in_graph());
         norm::layer_norm(path(), values, weight.values(), bias.values(), epsilon, &mut out);
         tensor(out, x.layout().shape().to_vec())
     });

@@ -12,6 +12,7 @@ use proptest::prelude::*;
 use super::*;
 
 mod gradients;
+mod room;
 
 fn random<const D: usize>(shape: [usize; D]) -> Tensor<D> {
     Tensor::random(shape, Distribution::Uniform(-1.0, 1.0), &Device::flex())

@@ -26,7 +26,7 @@ use crate::{
     cpu::{Isa, Path},
     element::Element,
     epilogue::{Output, Rows},
-    gemm::{Block, CHUNK, CTile, Compute as _, Panels, Staged, Step, TILE, Unit},
+    gemm::{Block, CHUNK, CTile, Compute as _, Panels, Staged, Step, Steps, TILE, Unit},
     pack::Packed,
     parallel::{self, part},
     scratch::{self, Scratch, Scratched as _},
@@ -233,6 +233,7 @@ impl<T: Element, U: Element, const AXIS: usize> Job<'_, T, U, AXIS> {
                 &mut scratch.staged,
                 blocks,
             );
+            let steps = Steps::new(&steps, 1);
             let sums = scratch::tiles(&mut scratch.sums, kept * Self::POINTS * pairs * 2 * WIDTH);
             for (group, first) in panels.clone().step_by(WIDTH).enumerate() {
                 let width = WIDTH.min(panels.end - first);
@@ -251,7 +252,6 @@ impl<T: Element, U: Element, const AXIS: usize> Job<'_, T, U, AXIS> {
                             values: blocks,
                             starts: [start, start + TILE * pixel],
                             row_stride: pixel,
-                            depth_stride: 1,
                             rows: self.blocks() - 2 * pair * TILE,
                         },
                         panels: Panels {
@@ -260,9 +260,10 @@ impl<T: Element, U: Element, const AXIS: usize> Job<'_, T, U, AXIS> {
                             depth_stride: TILE,
                             ahead: (depth + pair * channels.len() / 8) * TILE,
                         },
-                        steps: &steps,
+                        steps,
                         sums,
                         fresh: slice == 0,
+                        next: None,
                     };
                     f32::multiply(&unit, block);
                 }

@@ -6,15 +6,20 @@
 //! tap; the lines then go where the panel wants them. For the gradient of the input the roles of the channels are
 //! exchanged, and the lines lie in the source already.
 
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+
 use std::{cmp::min, ops::Range};
 
+#[cfg(target_arch = "x86_64")]
+use crate::cpu::Isa;
 use crate::{
-    aligned::Aligned,
     cpu::Path,
     element::Element,
     gemm::{CHUNK, Compute, TILE},
     pack::{Packed, panel_len},
     parallel,
+    room::Room,
 };
 
 /// Values of a table, where a chunk of channels has no more: 16 KiB of f32, a third of a first-level cache.
@@ -87,6 +92,16 @@ pub(crate) fn pack<T: Element, S: Compute>(
     let sizes = Sizes::new::<S>(kernel, depth, columns);
     let path = Path::chosen();
     fill::<S>(&sizes, 1, |panel, packed| {
+        #[cfg(target_arch = "x86_64")]
+        if path.isa() >= Isa::Avx512
+            && sizes.lanes(panel) == TILE
+            && depth.is_multiple_of(CHUNK)
+            && let Some(values) = T::as_bf16(values)
+            && let Some(packed) = S::as_bf16_mut(packed)
+        {
+            // SAFETY: the path is a witness of AVX-512 F, BW and VL.
+            return unsafe { avx512::pack_panel(&sizes, values, panel, packed) };
+        }
         path.vectorize(
             #[inline(always)]
             || pack_panel(&sizes, values, panel, packed),
@@ -120,7 +135,7 @@ fn fill<S: Compute>(
 ) -> Packed<S> {
     let Sizes { kernel, depth, columns, .. } = *sizes;
     let panel_len = panel_len::<S>(kernel, depth);
-    let mut values = Aligned::zeroed(panel_len * columns.div_ceil(TILE));
+    let mut values = Room::new(panel_len * columns.div_ceil(TILE));
     parallel::for_each_chunk(&mut values, group * panel_len, task);
     Packed { values, kernel, depth, columns }
 }
