@@ -65,7 +65,7 @@ pub fn device(name: &str) -> Result<Device> {
 /// Asks the C library to keep memory that is freed for what is allocated next, and says whether it will: on Linux with
 /// glibc, in a build that computes on the processor.
 ///
-/// For the first line of a program's `main`: denoising allocates the same tensors step after step, and a program that gives
+/// For the first line of a program's `main`: training allocates the same tensors step after step, and a program that gives
 /// large ones back each time spends up to a fifth of its time on pages. For training and small models, which then also
 /// compute [among their workers](among_workers): a large model's peak of memory grows by a third. See
 /// `unclip_kernels::memory`.

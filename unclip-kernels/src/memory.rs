@@ -34,10 +34,10 @@ pub fn zeros<T: Element>(len: usize) -> Vec<T> {
 /// Asks the C library to keep memory that is freed for what is allocated next, and says whether it will.
 ///
 /// By default glibc hands blocks of some megabytes back to the system at once, and gets them anew, page by page and zeroed,
-/// for the next tensor of the same size. Denoising allocates the same tensors step after step, so that a program spends up
-/// to a fifth of its time on that. What the process has held at its peak it then holds to its end, and what weights leave behind
-/// when they are packed is seldom of the size that is asked for next: good for training and for small models, while Karlo with
-/// all of its stages in memory takes 9.4 GiB in place of 7.1.
+/// for the next tensor of the same size. Training allocates the same tensors step after step, so that a program spends up
+/// to a fifth of its time on that; results outside of a graph lie in [rooms](crate::room) whatever is said here. What the process
+/// has held at its peak it then holds to its end: good for training and for small models, while Karlo with all of its stages in
+/// memory took 9.4 GiB in place of 7.1 before there were rooms.
 ///
 /// It concerns the whole process and belongs at the start of a program's `main`; a library leaves it alone. Elsewhere than
 /// on Linux with glibc it does nothing, as it does for a program with an allocator of its own.
