@@ -408,6 +408,14 @@ mod tests {
     }
 
     #[test]
+    fn whole_chunks_of_channels_are_too() {
+        // What is packed in registers: numbers of taps that are odd and even, and a last panel of fewer columns.
+        for kernel in [[1, 1], [2, 2], [3, 3], [1, 3]] {
+            assert_all_types(kernel, 2 * CHUNK, 2 * TILE + 3);
+        }
+    }
+
+    #[test]
     #[should_panic(expected = "7 weights of a layer")]
     fn unpacking_into_another_length_is_refused() {
         unpack(&pack::<f32, f32>(&[1.0; 8], [1, 1], 2, 4), &mut [0.0; 7]);
