@@ -288,6 +288,33 @@ mod tests {
     }
 
     #[test]
+    fn two_registers_are_written_beside_each_other() {
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+        unsafe fn both<E: Element>(left: &[f32; TILE], right: &[f32; TILE]) -> [E; 2 * TILE] {
+            let mut out = [E::default(); 2 * TILE];
+            // SAFETY: this function's own contract; all arrays have their lanes.
+            unsafe {
+                let [left, right] = [left, right].map(|values| f32::load(values.as_ptr(), !0));
+                E::store_both(out.as_mut_ptr(), left, right);
+            }
+            out
+        }
+        fn check<E: Element>() {
+            let (left, right) = (LANES.map(|lane| 0.3 * lane), LANES.map(|lane| -7.1 - lane));
+            // SAFETY: the processor has the instructions.
+            let found = unsafe { both::<E>(&left, &right) };
+            let expected: Vec<E> = left.into_iter().chain(right).map(E::narrow).collect();
+            assert_eq!(found[..], expected);
+        }
+        if !available() {
+            return;
+        }
+        check::<f32>();
+        check::<bf16>();
+        check::<f16>();
+    }
+
+    #[test]
     fn lanes_outside_of_a_mask_are_neither_read_nor_written() {
         if !available() {
             return;
