@@ -55,7 +55,7 @@ pub fn activate_backward<E: Element>(
 by_path! {
     fn silu_backward<F, E: Element>(x: &[E], gradient: &[E], out: &mut [E]) {
         for (out, (x, gradient)) in out.iter_mut().zip(x.iter().zip(gradient)) {
-            *out = E::narrow(gradient.widen() * math::silu_slope(x.widen()));
+            *out = E::narrow(gradient.widen() * math::silu_slope::<F>(x.widen()));
         }
     }
 }
@@ -63,7 +63,7 @@ by_path! {
 by_path! {
     fn quick_gelu_backward<F, E: Element>(x: &[E], gradient: &[E], out: &mut [E]) {
         for (out, (x, gradient)) in out.iter_mut().zip(x.iter().zip(gradient)) {
-            *out = E::narrow(gradient.widen() * math::quick_gelu_slope(x.widen()));
+            *out = E::narrow(gradient.widen() * math::quick_gelu_slope::<F>(x.widen()));
         }
     }
 }
@@ -71,7 +71,7 @@ by_path! {
 by_path! {
     fn gelu_backward<F, E: Element>(x: &[E], gradient: &[E], out: &mut [E]) {
         for (out, (x, gradient)) in out.iter_mut().zip(x.iter().zip(gradient)) {
-            *out = E::narrow(gradient.widen() * math::gelu_slope(x.widen()));
+            *out = E::narrow(gradient.widen() * math::gelu_slope::<F>(x.widen()));
         }
     }
 }
@@ -79,7 +79,7 @@ by_path! {
 by_path! {
     fn silu<F, E: Element>(x: &[E], out: &mut [E]) {
         for (out, x) in out.iter_mut().zip(x) {
-            *out = E::narrow(math::silu(x.widen()));
+            *out = E::narrow(math::silu::<F>(x.widen()));
         }
     }
 }
@@ -87,7 +87,7 @@ by_path! {
 by_path! {
     fn quick_gelu<F, E: Element>(x: &[E], out: &mut [E]) {
         for (out, x) in out.iter_mut().zip(x) {
-            *out = E::narrow(math::quick_gelu(x.widen()));
+            *out = E::narrow(math::quick_gelu::<F>(x.widen()));
         }
     }
 }
@@ -95,7 +95,7 @@ by_path! {
 by_path! {
     fn gelu<F, E: Element>(x: &[E], out: &mut [E]) {
         for (out, x) in out.iter_mut().zip(x) {
-            *out = E::narrow(math::gelu(x.widen()));
+            *out = E::narrow(math::gelu::<F>(x.widen()));
         }
     }
 }
@@ -103,15 +103,16 @@ by_path! {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lanes::Baseline;
 
     #[test]
     fn each_value_of_a_long_slice_is_its_own() {
         let x: Vec<f32> = (0..3 * BLOCK + 7).map(|i| (i % 97) as f32 * 0.1 - 5.0).collect();
         for path in Path::available() {
             for (activation, one) in [
-                (Activation::Silu, math::silu as fn(f32) -> f32),
-                (Activation::QuickGelu, math::quick_gelu),
-                (Activation::Gelu, math::gelu),
+                (Activation::Silu, math::silu::<Baseline> as fn(f32) -> f32),
+                (Activation::QuickGelu, math::quick_gelu::<Baseline>),
+                (Activation::Gelu, math::gelu::<Baseline>),
             ] {
                 let mut out = vec![0f32; x.len()];
                 activate(path, activation, &x, &mut out);

@@ -12,6 +12,7 @@ use crate::{
     cpu::Path,
     element::Element,
     gemm::{CTile, Next, TILE},
+    lanes::Baseline,
     math,
     parallel::Shared,
     stage::Size,
@@ -314,32 +315,54 @@ impl<'a, U: Element> Output<'a, U> {
             let mut values: [f32; TILE] = std::array::from_fn(|at| sums[at] + bias[at]);
             match self.epilogue.activation {
                 Activation::Identity => {}
-                Activation::Silu => for_each_lane(&mut values, math::silu),
-                Activation::Gelu => for_each_lane(&mut values, math::gelu),
-                Activation::QuickGelu => for_each_lane(&mut values, math::quick_gelu),
+                Activation::Silu => for_each_lane(&mut values, math::silu::<Baseline>),
+                Activation::Gelu => for_each_lane(&mut values, math::gelu::<Baseline>),
+                Activation::QuickGelu => for_each_lane(&mut values, math::quick_gelu::<Baseline>),
             }
             // SAFETY: the caller's promise.
             let output = unsafe { self.values.slice(start..start + width) };
             let residual = self.epilogue.residual.map(|residual| &residual[start..start + width]);
-            let rectify = |value: f32| match self.epilogue.rectified && value < 0.0 {
-                true => 0.0,
-                false => value,
-            };
-            // A whole row of 16 has a length that the compiler knows.
-            if let Some(output) = output.first_chunk_mut::<TILE>() {
-                if let Some(residual) = residual.and_then(|residual| residual.first_chunk::<TILE>())
-                {
-                    for (value, residual) in values.iter_mut().zip(residual) {
-                        *value += residual.widen();
-                    }
-                }
-                *output = values.map(|value| U::narrow(rectify(value)));
-            } else {
-                for (at, output) in output.iter_mut().enumerate() {
-                    let residual = residual.map_or(0.0, |residual| residual[at].widen());
-                    *output = U::narrow(rectify(values[at] + residual));
-                }
+            // Of a whole row, or of parts of one, the compiler knows the length.
+            if width == TILE {
+                self.write_part::<TILE>(&values, residual, output);
+                continue;
             }
+            macro_rules! parts {
+                ($($len:literal)*) => {$(
+                    if width & $len != 0 {
+                        // The larger parts lie in front.
+                        let at = width & !(2 * $len - 1);
+                        let residual = residual.map(|residual| &residual[at..]);
+                        self.write_part::<$len>(&values[at..], residual, &mut output[at..]);
+                    }
+                )*};
+            }
+            parts!(8 4 2 1);
+        }
+    }
+
+    /// The first `LEN` of `values`, with what is added to them and done to them, to the first of `output`.
+    #[inline(always)]
+    fn write_part<const LEN: usize>(
+        &self,
+        values: &[f32],
+        residual: Option<&[U]>,
+        output: &mut [U],
+    ) {
+        let mut finished = [0.0; LEN];
+        finished.copy_from_slice(&values[..LEN]);
+        if let Some(residual) = residual {
+            for (value, residual) in finished.iter_mut().zip(&residual[..LEN]) {
+                *value += residual.widen();
+            }
+        }
+        if self.epilogue.rectified {
+            for value in &mut finished {
+                *value = if *value < 0.0 { 0.0 } else { *value };
+            }
+        }
+        for (output, value) in output[..LEN].iter_mut().zip(finished) {
+            *output = U::narrow(value);
         }
     }
 }

@@ -4,6 +4,8 @@
 //! that it is compiled for the processor that runs it. [`by_path`] writes that out: one body, a copy with AVX-512, one
 //! with AVX2 and one without either, and a choice at run time.
 
+use crate::gemm::TILE;
+
 /// How a product and a sum are rounded: once where the processor has the instruction, twice where it would be a call
 /// into the mathematics library.
 pub(crate) trait Fused {
@@ -37,6 +39,13 @@ impl Fused for Baseline {
     }
 }
 
+/// The fewest pixels of `channels` values each that fill whole vectors of 16, so that loops over few channels leave no lanes
+/// empty.
+pub(crate) fn pixels_of_whole_vectors(channels: usize) -> usize {
+    // Sixteen has no other divisors than powers of two.
+    TILE >> channels.trailing_zeros().min(TILE.trailing_zeros())
+}
+
 /// Writes a function whose body is compiled for each instruction set, and which runs the one that its first argument,
 /// a [`Path`](crate::cpu::Path), stands for.
 ///
@@ -44,30 +53,30 @@ impl Fused for Baseline {
 macro_rules! by_path {
     (
         $(#[$attribute:meta])*
-        $visibility:vis fn $name:ident<$fused:ident $(, $element:ident: $bound:path)?>(
+        $visibility:vis fn $name:ident<$fused:ident $(, $element:ident: $bound:path)*>(
             $($argument:ident: $type:ty),* $(,)?
         ) $(-> $output:ty)? $body:block
     ) => {
         $(#[$attribute])*
-        $visibility fn $name$(<$element: $bound>)?(
+        $visibility fn $name<$($element: $bound),*>(
             path: $crate::cpu::Path,
             $($argument: $type),*
         ) $(-> $output)? {
             #[inline(always)]
-            fn body<$fused: $crate::lanes::Fused $(, $element: $bound)?>(
+            fn body<$fused: $crate::lanes::Fused $(, $element: $bound)*>(
                 $($argument: $type),*
             ) $(-> $output)? $body
 
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
-            fn avx512$(<$element: $bound>)?($($argument: $type),*) $(-> $output)? {
-                body::<$crate::lanes::Once $(, $element)?>($($argument),*)
+            fn avx512<$($element: $bound),*>($($argument: $type),*) $(-> $output)? {
+                body::<$crate::lanes::Once $(, $element)*>($($argument),*)
             }
 
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx2,fma")]
-            fn avx2$(<$element: $bound>)?($($argument: $type),*) $(-> $output)? {
-                body::<$crate::lanes::Once $(, $element)?>($($argument),*)
+            fn avx2<$($element: $bound),*>($($argument: $type),*) $(-> $output)? {
+                body::<$crate::lanes::Once $(, $element)*>($($argument),*)
             }
 
             #[cfg(target_arch = "x86_64")]
@@ -80,8 +89,21 @@ macro_rules! by_path {
             }
             #[cfg(not(target_arch = "x86_64"))]
             drop(path);
-            body::<$crate::lanes::Baseline $(, $element)?>($($argument),*)
+            body::<$crate::lanes::Baseline $(, $element)*>($($argument),*)
         }
     };
 }
 pub(crate) use by_path;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_fewer_pixels_fill_whole_vectors() {
+        for channels in 1..70 {
+            let fewest = (1..).find(|pixels| (pixels * channels) % TILE == 0);
+            assert_eq!(Some(pixels_of_whole_vectors(channels)), fewest, "{channels} channels");
+        }
+    }
+}

@@ -196,6 +196,9 @@ pub(crate) fn for_each_run<S: Compute>(
     }
 }
 
+/// Values of a step, at most: short enough for panels of several to stay in the first-level cache.
+const LONGEST: usize = 3 * CHUNK;
+
 /// The steps through a panel, for an input staged with `row` values to a row and `pixel` to a pixel.
 pub(crate) fn steps<S: Compute>(
     kernel: [usize; 2],
@@ -205,7 +208,16 @@ pub(crate) fn steps<S: Compute>(
 ) -> Vec<Step> {
     let mut steps = Vec::with_capacity(kernel[0] * kernel[1] * depth.div_ceil(CHUNK));
     for_each_run::<S>(kernel, depth, |below, right, first, len| {
-        steps.push(Step { offset: below * row + right * pixel + first, len });
+        let offset = below * row + right * pixel + first;
+        match steps.last_mut() {
+            // Neighbours without anything between them, of few channels, are one run.
+            Some(Step { offset: before, len: so_far })
+                if S::UNIT == 1 && *before + *so_far == offset && *so_far + len <= LONGEST =>
+            {
+                *so_far += len;
+            }
+            _ => steps.push(Step { offset, len }),
+        }
     });
     steps
 }

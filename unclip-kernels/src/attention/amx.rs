@@ -15,6 +15,7 @@ use super::{
 use crate::{
     amx::Tiles,
     element::Element,
+    lanes::Baseline,
     math::exp,
     vector::{self, Vector as _},
 };
@@ -141,7 +142,7 @@ unsafe fn soften(row: Row<'_>, known: usize, scale: f32, bias: Option<&[f32]>) {
     let now = _mm512_reduce_max_ps(top).max(before);
     *largest = now;
     if now > before {
-        let correction = exp(before - now);
+        let correction = exp::<Baseline>(before - now);
         *sum *= correction;
         for out in out {
             *out *= correction;

@@ -234,7 +234,7 @@ by_path! {
             }
         }
         for (weight, slope) in weights.iter_mut().zip(slopes) {
-            *weight = exp(*weight - log_sum);
+            *weight = exp::<F>(*weight - log_sum);
             *slope = *weight * (*slope - inner);
         }
     }

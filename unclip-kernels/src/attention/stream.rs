@@ -105,7 +105,7 @@ by_path! {
                 }
                 scores[count..].fill(f32::NEG_INFINITY);
                 let largest = largest(scores).max(state.largest[r]);
-                let correction = exp(state.largest[r] - largest);
+                let correction = exp::<F>(state.largest[r] - largest);
                 state.largest[r] = largest;
                 state.sum[r] = state.sum[r] * correction + exponentials::<F>(scores, largest);
                 for stripe in &mut state.out {
@@ -139,7 +139,7 @@ fn exponentials<F: Fused>(scores: &mut [f32], largest: f32) -> f32 {
     let mut lanes = [0f32; COLUMNS];
     for block in scores.chunks_exact_mut(COLUMNS) {
         for i in 0..COLUMNS {
-            block[i] = exp(block[i] - largest);
+            block[i] = exp::<F>(block[i] - largest);
             lanes[i] += block[i];
         }
     }

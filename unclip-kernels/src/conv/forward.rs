@@ -104,7 +104,8 @@ impl<S: Compute, T: Element, U: Element> Job<'_, S, T, U> {
         let is_slice = channels.len() < self.weights.depth;
         let groups = panels.len().div_ceil(S::WIDTH);
         let pairs = row_tiles.len().div_ceil(2);
-        let kept = if is_slice || steps.len() > S::STEPS { pairs } else { 1 };
+        let width = S::WIDTH.min(panels.len());
+        let kept = if is_slice || S::fitting(&steps, width) < steps.len() { pairs } else { 1 };
         let kept_groups = if is_slice { groups } else { 1 };
         let sums = scratch::tiles(&mut scratch.sums, kept_groups * kept * 2 * S::WIDTH);
         let panel_len = self.weights.panel_len();
@@ -113,8 +114,10 @@ impl<S: Compute, T: Element, U: Element> Job<'_, S, T, U> {
         for group in 0..groups {
             let first = panels.start + group * S::WIDTH;
             let width = S::WIDTH.min(panels.end - first);
-            let mut done = 0;
-            for steps in steps.chunks(S::STEPS) {
+            let (mut done, mut left) = (0, &*steps);
+            while !left.is_empty() {
+                let (steps, after) = left.split_at(S::fitting(left, width));
+                left = after;
                 // In a slice, windows have one pixel, and its values lie together in a panel.
                 let steps = Steps::new(steps, 1);
                 let (start, len) = (channels.start + done, steps.depth());
@@ -200,14 +203,18 @@ impl<S: Compute, T: Element, U: Element> Job<'_, S, T, U> {
             for row in 0..runs {
                 let start = (at * staged_rows + row * stride) * pitch;
                 for first in (0..run).step_by(TILE) {
+                    let (mut below, mut column) = (first / run_pitch, first % run_pitch);
                     let pixels = std::array::from_fn(|offset| {
-                        let (below, column) =
-                            ((first + offset) / run_pitch, (first + offset) % run_pitch);
                         let inside = first + offset < run && column < columns.len();
-                        inside.then(|| {
+                        let pixel = inside.then(|| {
                             let row = image * height + rows.start + row + below;
                             row * width + columns.start + column
-                        })
+                        });
+                        column += 1;
+                        if column == run_pitch {
+                            (below, column) = (below + 1, 0);
+                        }
+                        pixel
                     });
                     let start = (start + first * stride) * pixel;
                     tiles.push(RowTile { start, rows: Rows { image, pixels } });

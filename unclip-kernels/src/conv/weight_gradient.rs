@@ -152,12 +152,13 @@ impl<T: Element, U: Element> Job<'_, T, U> {
             let steps: Vec<_> = (0..slots[0])
                 .map(|tap| self.steps(tap, images.len(), &layout, operands.depth_stride))
                 .collect();
-            let mut done = 0;
-            for from in (0..steps[0].len()).step_by(S::STEPS) {
-                let to = steps[0].len().min(from + S::STEPS);
+            let (mut done, mut from) = (0, 0);
+            while from < steps[0].len() {
+                let to = from + S::fitting(&steps[0][from..], S::WIDTH.min(panels));
                 let steps: Vec<_> = (steps.iter())
                     .map(|steps| Steps::new(&steps[from..to], operands.depth_stride))
                     .collect();
+                from = to;
                 for block in 0..slots[2] {
                     let first = block * S::WIDTH;
                     let width = S::WIDTH.min(panels - first);

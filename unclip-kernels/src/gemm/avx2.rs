@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use half::bf16;
 
-use super::{Block, CTile, Panels, Staged, Steps, TILE};
+use super::{Block, CTile, Next, Panels, Staged, Steps, TILE};
 
 /// Values of a register.
 const LANES: usize = 8;
@@ -24,9 +24,12 @@ const VECTORS: usize = TILE / LANES;
 #[target_feature(enable = "avx2,fma")]
 pub(super) unsafe fn multiply_f32(block: Block<'_, f32>) {
     let width = block.width();
-    let Block { staged, panels, steps, sums, fresh, .. } = block;
+    let Block { staged, panels, steps, sums, fresh, next } = block;
     for (index, tile) in sums.iter_mut().enumerate() {
         let (half, panel) = (index / width, index % width);
+        if let Some(next) = next {
+            next.fetch(half, panel);
+        }
         let rows = Rows { staged, half, panels, panel, steps, fresh };
         // 6 rows × 2 registers of sums, one row of columns and one broadcast value fill 15 of the 16 registers.
         // SAFETY: this function's own contract; the rows are those of the tile.
@@ -54,6 +57,22 @@ pub(super) unsafe fn multiply_bf16(block: Block<'_, bf16>) {
         for first in (0..TILE).step_by(4) {
             // SAFETY: this function's own contract; the rows are those of the tile.
             unsafe { rows.sum_bf16::<4>(tile, first) };
+        }
+    }
+}
+
+impl Next {
+    /// Asks for what the sums of one tile will meet, a panel's 16 values of 32 bits a row.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn fetch(&self, half: usize, panel: usize) {
+        let start = self.between.wrapping_mul(half).wrapping_add(panel * TILE * size_of::<f32>());
+        for row in 0..TILE {
+            let at = start.wrapping_add(row.wrapping_mul(self.stride));
+            _mm_prefetch::<_MM_HINT_T0>(self.written.wrapping_add(at).cast());
+            if self.read != self.written {
+                _mm_prefetch::<_MM_HINT_T0>(self.read.wrapping_add(at).cast());
+            }
         }
     }
 }

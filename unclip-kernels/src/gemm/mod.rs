@@ -204,9 +204,19 @@ pub(crate) trait Compute: Element + Scratched {
     const UNIT: usize;
     /// Panels of a block, at most.
     const WIDTH: usize;
-    /// Steps after which sums are set aside, so that the panels of a block stay in a cache while all rows meet them: the first
-    /// level's for f32, whose products wait for the panels, the second's for bf16.
-    const STEPS: usize;
+    /// Rows of 16 columns, over all panels, after which sums are set aside, so that the panels of a block stay in a cache while
+    /// all rows meet them: the first level's for f32, whose products wait for the panels, the second's for bf16.
+    const KEPT: usize;
+
+    /// How many of `steps`, from the first on, a block of `panels` panels takes; at least one.
+    fn fitting(steps: &[Step], panels: usize) -> usize {
+        let mut depth = 0;
+        let fit = steps.iter().take_while(|step| {
+            depth += step.len;
+            depth * panels <= Self::KEPT
+        });
+        fit.count().max(1)
+    }
 
     /// `channels`, padded.
     fn padded(channels: usize) -> usize {
@@ -252,7 +262,7 @@ impl Compute for f32 {
     const PAIR: usize = 1;
     const UNIT: usize = 1;
     const WIDTH: usize = 3;
-    const STEPS: usize = 5;
+    const KEPT: usize = 3 * 5 * CHUNK;
 
     fn multiply(unit: &Unit, block: Block<'_, Self>) {
         block.check();
@@ -272,7 +282,7 @@ impl Compute for bf16 {
     const PAIR: usize = 2;
     const UNIT: usize = CHUNK;
     const WIDTH: usize = 2;
-    const STEPS: usize = 128;
+    const KEPT: usize = 2 * 128 * CHUNK;
 
     fn multiply(unit: &Unit, block: Block<'_, Self>) {
         block.check();

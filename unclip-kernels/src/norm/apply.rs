@@ -89,7 +89,7 @@ by_path! {
         let shift = &shift[..channels];
         for (out, x) in out.chunks_exact_mut(channels).zip(x.chunks_exact(channels)) {
             for i in 0..channels {
-                out[i] = E::narrow(silu(F::mul_add(x[i].widen(), scale[i], shift[i])));
+                out[i] = E::narrow(silu::<F>(F::mul_add(x[i].widen(), scale[i], shift[i])));
             }
         }
     }
@@ -202,7 +202,7 @@ by_path! {
             for i in 0..channels {
                 let x = x[i].widen();
                 let z = F::mul_add(x, scale[i], shift[i]);
-                let s = 1.0 / (1.0 + exp(-z));
+                let s = 1.0 / (1.0 + exp::<F>(-z));
                 // The derivative of z σ(z) is σ(z) (1 + z (1 − σ(z))).
                 let inner = gradient[i].widen() * s * F::mul_add(z, 1.0 - s, 1.0);
                 by_scale[i] = F::mul_add(inner, x, by_scale[i]);

@@ -3,7 +3,11 @@
 use rayon::prelude::*;
 
 use super::Pixels;
-use crate::{cpu::Path, element::Element, lanes::by_path};
+use crate::{
+    cpu::Path,
+    element::Element,
+    lanes::{by_path, pixels_of_whole_vectors},
+};
 
 /// Pixels whose sums are taken in `f32`, before they are added up in `f64`.
 const RUN: usize = 64;
@@ -58,21 +62,29 @@ pub fn group_statistics<E: Element>(
         return statistics;
     }
     let per_group = channels / groups;
+    // Some pixels together are one with more channels, whose sums are added up at the end.
+    let together = pixels_of_whole_vectors(channels);
+    let width = together * channels;
     for values in x.chunks_exact(pixels * channels) {
         // Sums are of differences to the first pixel: where a mean is far from zero, the square of it would swallow
         // the variance.
         let origin: Vec<f32> = values[..channels].iter().map(|x| x.widen()).collect();
+        let origins = origin.repeat(together);
         let parts: Vec<Vec<f64>> = values
             .par_chunks(TASK * channels)
             .map(|values| {
                 let mut totals = vec![0f64; 2 * channels];
-                let mut run = vec![0f32; 2 * channels];
+                let mut run = vec![0f32; 2 * width];
                 for values in values.chunks(RUN * channels) {
                     run.fill(0.0);
-                    let (sums, squares) = run.split_at_mut(channels);
-                    add_differences(path, values, &origin, sums, squares);
-                    for (total, &part) in totals.iter_mut().zip(&run) {
-                        *total += f64::from(part);
+                    let (sums, squares) = run.split_at_mut(width);
+                    add_differences(path, values, &origins, sums, squares);
+                    for (totals, run) in totals.chunks_exact_mut(channels).zip([sums, squares]) {
+                        for pixel in run.chunks_exact(channels) {
+                            for (total, &part) in totals.iter_mut().zip(pixel) {
+                                *total += f64::from(part);
+                            }
+                        }
                     }
                 }
                 totals
@@ -121,7 +133,7 @@ fn check(len: usize, shape: Pixels, groups: usize) {
 }
 
 by_path! {
-    /// Adds the difference of every pixel to `origin`, and its square.
+    /// Adds the difference of every pixel to `origin`, and its square. The last pixel may be a part of one.
     fn add_differences<F, E: Element>(
         values: &[E],
         origin: &[f32],
@@ -146,9 +158,9 @@ by_path! {
                 squares[i] += F::mul_add(a, a, b * b) + F::mul_add(c, c, d * d);
             }
         }
-        for pixel in blocks.remainder().chunks_exact(channels) {
-            for i in 0..channels {
-                let difference = pixel[i].widen() - origin[i];
+        for pixels in blocks.remainder().chunks(channels) {
+            for (i, value) in pixels.iter().enumerate() {
+                let difference = value.widen() - origin[i];
                 sums[i] += difference;
                 squares[i] = F::mul_add(difference, difference, squares[i]);
             }

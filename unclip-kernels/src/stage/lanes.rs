@@ -1,16 +1,21 @@
 //! A staged pixel in plain Rust, sixteen lanes at a time.
 
+use std::marker::PhantomData;
+
 use super::Compiled;
 use crate::{
     element::Element,
     gemm::{Compute, TILE},
+    lanes::Fused,
     math,
 };
 
 /// Loops that the compiler turns into the vectors of whatever they are compiled for.
-pub(super) struct Lanes<const AFFINE: bool, const SILU: bool>;
+pub(super) struct Lanes<F, const AFFINE: bool, const SILU: bool>(PhantomData<F>);
 
-impl<S: Compute, const AFFINE: bool, const SILU: bool> Compiled<S> for Lanes<AFFINE, SILU> {
+impl<F: Fused, S: Compute, const AFFINE: bool, const SILU: bool> Compiled<S>
+    for Lanes<F, AFFINE, SILU>
+{
     #[inline(always)]
     unsafe fn write<T: Element, const N: usize>(
         sources: [&[T]; N],
@@ -26,7 +31,7 @@ impl<S: Compute, const AFFINE: bool, const SILU: bool> Compiled<S> for Lanes<AFF
         for (index, staged) in chunks.iter_mut().enumerate() {
             let scale_shift = scale_shift_chunks.map(|chunks| chunks.get(index));
             let sources = source_chunks.map(|chunks| &chunks[index]);
-            mean::<AFFINE, SILU, _, _, N>(sources, scale_shift, staged);
+            mean::<F, AFFINE, SILU, _, _, N>(sources, scale_shift, staged);
         }
         if !rest.is_empty() {
             let at = whole * TILE;
@@ -34,7 +39,7 @@ impl<S: Compute, const AFFINE: bool, const SILU: bool> Compiled<S> for Lanes<AFF
             let scale_shift = scale_shift.map(|values| padded(values.get(at..).unwrap_or(&[])));
             let scale_shift = scale_shift.each_ref().map(Some);
             let mut lanes = [S::default(); TILE];
-            mean::<AFFINE, SILU, _, _, N>(sources.each_ref(), scale_shift, &mut lanes);
+            mean::<F, AFFINE, SILU, _, _, N>(sources.each_ref(), scale_shift, &mut lanes);
             rest.copy_from_slice(&lanes[..rest.len()]);
         }
         padding.fill(S::default());
@@ -51,7 +56,7 @@ fn padded<T: Element>(values: &[T]) -> [T; TILE] {
 
 /// Loops over lanes rather than mapping arrays: a map of a long function is called, a loop becomes vectors.
 #[inline(always)]
-fn mean<const AFFINE: bool, const SILU: bool, T: Element, S: Compute, const N: usize>(
+fn mean<F: Fused, const AFFINE: bool, const SILU: bool, T: Element, S: Compute, const N: usize>(
     sources: [&[T; TILE]; N],
     scale_shift: [Option<&[f32; TILE]>; 2],
     staged: &mut [S; TILE],
@@ -64,12 +69,12 @@ fn mean<const AFFINE: bool, const SILU: bool, T: Element, S: Compute, const N: u
         }
         if AFFINE && let [Some(scale), Some(shift)] = scale_shift {
             for lane in 0..TILE {
-                values[lane] = values[lane] * scale[lane] + shift[lane];
+                values[lane] = F::mul_add(values[lane], scale[lane], shift[lane]);
             }
         }
         if SILU {
             for value in &mut values {
-                *value = math::silu(*value);
+                *value = math::silu::<F>(*value);
             }
         }
         for lane in 0..TILE {

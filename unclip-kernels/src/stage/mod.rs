@@ -19,6 +19,7 @@ use crate::{
     cpu::Path,
     element::Element,
     gemm::{Compute, TILE},
+    lanes::{by_path, pixels_of_whole_vectors},
 };
 
 /// A batch of pictures, channels last: `[batch, height, width, channels]` with the channels known elsewhere.
@@ -195,15 +196,31 @@ pub(crate) fn stage<T: Element, S: Compute>(
         // SAFETY: the path is a witness of AVX-512 with bf16.
         return unsafe { avx512::stage(input, grid, region, staged) };
     }
-    path.vectorize(
-        #[inline(always)]
-        || match (input.scale_shift.is_some(), input.silu) {
-            (false, false) => stage_rows::<Lanes<false, false>, _, _>(input, grid, region, staged),
-            (false, true) => stage_rows::<Lanes<false, true>, _, _>(input, grid, region, staged),
-            (true, false) => stage_rows::<Lanes<true, false>, _, _>(input, grid, region, staged),
-            (true, true) => stage_rows::<Lanes<true, true>, _, _>(input, grid, region, staged),
-        },
-    );
+    stage_lanes(path, input, grid, region, staged);
+}
+
+by_path! {
+    fn stage_lanes<F, T: Element, S: Compute>(
+        input: &Input<'_, T>,
+        grid: Grid,
+        region: &Region,
+        staged: &mut [S],
+    ) {
+        match (input.scale_shift.is_some(), input.silu) {
+            (false, false) => {
+                stage_rows::<Lanes<F, false, false>, _, _>(input, grid, region, staged);
+            }
+            (false, true) => {
+                stage_rows::<Lanes<F, false, true>, _, _>(input, grid, region, staged);
+            }
+            (true, false) => {
+                stage_rows::<Lanes<F, true, false>, _, _>(input, grid, region, staged);
+            }
+            (true, true) => {
+                stage_rows::<Lanes<F, true, true>, _, _>(input, grid, region, staged);
+            }
+        }
+    }
 }
 
 /// How a staged pixel is computed: with which instructions, and whether with a scale and a shift, and SiLU.
@@ -235,13 +252,22 @@ fn stage_rows<C: Compiled<S>, T: Element, S: Compute>(
     let Size { height, width, .. } = input.size;
     let mut at = 0;
     for image in region.images.clone() {
+        let repeated = Repeated::find(input, region, image, pixel);
         let mut above = None;
         for row in 0..region.rows {
             let source = grid.source(offset(region.origin[0], row * region.step), height);
             if row > 0 && source.is_some() && source == above {
                 staged.copy_within(at - row_len..at, at);
             } else if let Some(source) = source {
-                let row = PixelRow { input, grid, region, image, row: source, width };
+                let row = PixelRow {
+                    input,
+                    repeated: repeated.as_ref(),
+                    grid,
+                    region,
+                    image,
+                    row: source,
+                    width,
+                };
                 row.stage::<C, S>(pixel, &mut staged[at..at + row_len]);
             } else {
                 staged[at..at + row_len].fill(S::default());
@@ -258,9 +284,35 @@ fn offset(origin: isize, index: usize) -> isize {
     origin.saturating_add_unsigned(index)
 }
 
+/// The scale and the shift of a picture's channels for as many pixels as fill whole vectors, so that few channels take no
+/// more of them than their values do.
+struct Repeated {
+    scale_shift: [Vec<f32>; 2],
+    /// Values of these pixels.
+    len: usize,
+}
+
+impl Repeated {
+    /// For pixels that are staged as they lie: all their channels, and nothing between two.
+    fn find<T>(input: &Input<'_, T>, region: &Region, image: usize, pixel: usize) -> Option<Self> {
+        let depth = region.depth;
+        if region.channels.len() != depth || pixel != depth {
+            return None;
+        }
+        let pixels = pixels_of_whole_vectors(depth);
+        let own = image * depth..(image + 1) * depth;
+        let scale_shift = match input.scale_shift {
+            Some(values) => values.map(|values| values[own.clone()].repeat(pixels)),
+            None => [Vec::new(), Vec::new()],
+        };
+        Some(Self { scale_shift, len: pixels * depth })
+    }
+}
+
 /// One row of one picture of the input.
 struct PixelRow<'a, T> {
     input: &'a Input<'a, T>,
+    repeated: Option<&'a Repeated>,
     grid: Grid,
     region: &'a Region,
     image: usize,
@@ -320,9 +372,19 @@ impl<T: Element> PixelRow<'_, T> {
             ((self.image * self.input.size.height + self.row) * self.width + column) * depth;
         let sources = &self.input.values[start..][..((end - first - 1) * step + 1) * depth];
         let staged = &mut staged[first * pixel..end * pixel];
-        if sources.len() == staged.len() && pixel == depth && self.input.scale_shift.is_none() {
-            // SAFETY: whoever names `C` knows the processor; both lengths were just compared.
-            return unsafe { C::write([sources], [&[], &[]], staged) };
+        if let Some(Repeated { scale_shift, len }) = self.repeated
+            && sources.len() == staged.len()
+        {
+            if self.input.scale_shift.is_none() {
+                // SAFETY: whoever names `C` knows the processor; both lengths were just compared.
+                return unsafe { C::write([sources], [&[], &[]], staged) };
+            }
+            for (staged, sources) in staged.chunks_mut(*len).zip(sources.chunks(*len)) {
+                let scale_shift = scale_shift.each_ref().map(|values| &values[..sources.len()]);
+                // SAFETY: as above; scale and shift were just cut to the length.
+                unsafe { C::write([sources], scale_shift, staged) };
+            }
+            return;
         }
         for (staged, source) in
             staged.chunks_exact_mut(pixel).zip(sources.chunks_exact(depth).step_by(step))
