@@ -94,7 +94,7 @@ impl<'a, S: Compute> Steps<'a, S> {
 /// to exist.
 #[derive(Debug, Clone, Copy)]
 #[repr(C)]
-#[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only tiles fetch"))]
+#[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only x86-64 fetches"))]
 pub(crate) struct Next {
     /// The first row of what is written.
     pub(crate) written: *const u8,
@@ -142,7 +142,7 @@ pub(crate) struct Block<'a, S> {
     pub(crate) sums: &'a mut [CTile],
     pub(crate) fresh: bool,
     /// What the sums meet when this block is their last.
-    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only tiles fetch"))]
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only x86-64 fetches"))]
     pub(crate) next: Option<Next>,
 }
 
