@@ -409,7 +409,11 @@ mod tests {
 
     #[test]
     fn whole_chunks_of_channels_are_too() {
-        // What is packed in registers: numbers of taps that are odd and even, and a last panel of fewer columns.
+        // In registers nothing is packed on the path that Miri takes.
+        if cfg!(miri) {
+            return;
+        }
+        // Numbers of taps that are odd and even, and a last panel of fewer columns.
         for kernel in [[1, 1], [2, 2], [3, 3], [1, 3]] {
             assert_all_types(kernel, 2 * CHUNK, 2 * TILE + 3);
         }
