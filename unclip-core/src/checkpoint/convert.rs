@@ -106,12 +106,18 @@ where
     F: Fn(u64, &mut [u8]) -> Result<()> + Sync,
     R: Fn(String) -> Error,
 {
-    /// The elements as they are.
+    /// The elements as they are: where the file's order of bytes is this machine's, read right into their place.
     fn elements<E: Element + Pod, const N: usize>(
         self,
         from: impl Fn([u8; N]) -> E + Sync,
     ) -> Result<TensorData> {
-        self.collect(|bytes, to| set(to, split(bytes).map(&from)))
+        if cfg!(target_endian = "big") {
+            return self.collect(|bytes, to| set(to, split(bytes).map(&from)));
+        }
+        let shape = self.info.shape.clone();
+        let values = self
+            .chunks(|fill, _, offset, to: &mut [E]| fill(offset, bytemuck::cast_slice_mut(to)))?;
+        Ok(TensorData::from_bytes(values.into_bytes(), shape, E::dtype()))
     }
 
     fn flags(self) -> Result<TensorData> {
@@ -128,18 +134,29 @@ where
         Ok(TensorData::from_bytes(self.values(convert)?.into_bytes(), shape, E::dtype()))
     }
 
+    /// Elements that `convert` makes of bytes.
     fn values<E: Pod + Send>(self, convert: impl Fn(&[u8], &mut [E]) + Sync) -> Result<Room<E>> {
+        let width = self.info.dtype.bitsize() / 8;
+        self.chunks(|fill, buffer, offset, to| {
+            buffer.resize(to.len() * width, 0);
+            fill(offset, buffer)?;
+            convert(buffer, to);
+            Ok(())
+        })
+    }
+
+    /// Elements that `read` sets chunk by chunk, given a buffer of the thread's and where in the tensor the chunk begins.
+    fn chunks<E: Pod + Send>(
+        self,
+        read: impl Fn(&F, &mut Vec<u8>, u64, &mut [E]) -> Result<()> + Sync,
+    ) -> Result<Room<E>> {
         let elements = usize::try_from(self.info.elements()).ok();
         let Some(mut values) = elements.and_then(room) else {
             return Err((self.refuse)("does not fit into memory".to_owned()));
         };
-        let width = self.info.dtype.bitsize() / 8;
-        let (share, fill) = (CHUNK / width, self.fill);
-        let read = |buffer: &mut Vec<u8>, (index, to): (usize, &mut [E])| -> Result<()> {
-            buffer.resize(to.len() * width, 0);
-            fill((index * CHUNK) as u64, buffer)?;
-            convert(buffer, to);
-            Ok(())
+        let (share, fill) = (CHUNK * 8 / self.info.dtype.bitsize(), self.fill);
+        let read = |buffer: &mut Vec<u8>, (index, to): (usize, &mut [E])| {
+            read(&fill, buffer, (index * CHUNK) as u64, to)
         };
         if values.len() <= share {
             read(&mut Vec::new(), (0, &mut values))?;
