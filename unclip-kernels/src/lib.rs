@@ -47,6 +47,7 @@ mod reorder;
 pub mod room;
 mod scratch;
 mod stage;
+mod team;
 #[cfg(test)]
 mod testing;
 mod transpose;

@@ -2,9 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rayon::prelude::*;
-
-use crate::{aligned::huge_pages, element::Element};
+use crate::{aligned::huge_pages, element::Element, parallel::for_each_chunk};
 
 /// Whether [`keep_freed`] was asked for, and answered.
 static KEPT: AtomicBool = AtomicBool::new(false);
@@ -23,7 +21,7 @@ pub fn zeros<T: Element>(len: usize) -> Vec<T> {
     }
     let mut values = Vec::with_capacity(len);
     let room = &mut values.spare_capacity_mut()[..len];
-    room.par_chunks_mut(BYTES / size_of::<T>()).for_each(|room| {
+    for_each_chunk(room, BYTES / size_of::<T>(), |_, room| {
         room.fill(std::mem::MaybeUninit::new(T::default()));
     });
     // SAFETY: the vector has room for `len` values, and each was just written.

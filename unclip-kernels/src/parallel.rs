@@ -5,20 +5,19 @@
 
 use std::{marker::PhantomData, ops::Range};
 
-use rayon::prelude::*;
+use crate::team;
 
 /// Runs `task(0)`, `task(1)`, .. `task(tasks - 1)`, in any order, on the threads of the current pool.
 pub fn for_each(tasks: usize, task: impl Fn(usize) + Send + Sync) {
-    match tasks {
-        0 => {}
-        1 => task(0),
-        _ => (0..tasks).into_par_iter().with_max_len(1).for_each(task),
-    }
+    team::run(tasks, &task);
 }
 
 /// Results of `task(0)` .. `task(tasks - 1)`, in that order.
 pub fn map<T: Send>(tasks: usize, task: impl Fn(usize) -> T + Send + Sync) -> Vec<T> {
-    (0..tasks).into_par_iter().with_max_len(1).map(task).collect()
+    let mut results: Vec<Option<T>> = (0..tasks).map(|_| None).collect();
+    for_each_chunk(&mut results, 1, |index, result| result[0] = Some(task(index)));
+    // Every task was run, so that none is missing.
+    results.into_iter().flatten().collect()
 }
 
 /// Hands `task` every chunk of `chunk_len` values with its number; the last chunk may be shorter.
@@ -32,11 +31,29 @@ pub fn for_each_chunk<T: Send>(
     task: impl Fn(usize, &mut [T]) + Send + Sync,
 ) {
     assert!(chunk_len > 0, "chunks must hold at least one value");
-    values
-        .par_chunks_mut(chunk_len)
-        .with_max_len(1)
-        .enumerate()
-        .for_each(|(index, chunk)| task(index, chunk));
+    let chunks = values.len().div_ceil(chunk_len);
+    let values = Shared::new(values);
+    for_each(chunks, |index| {
+        // SAFETY: every number is handed out once.
+        task(index, unsafe { values.chunk(chunk_len, index) });
+    });
+}
+
+/// As [`for_each_chunk`], and gives what `task` returns, in the order of the chunks.
+///
+/// # Panics
+///
+/// When `chunk_len` is 0.
+pub fn map_chunks<T: Send, R: Send>(
+    values: &mut [T],
+    chunk_len: usize,
+    task: impl Fn(usize, &mut [T]) -> R + Send + Sync,
+) -> Vec<R> {
+    assert!(chunk_len > 0, "chunks must hold at least one value");
+    let chunks = values.len().div_ceil(chunk_len);
+    let values = Shared::new(values);
+    // SAFETY: as above.
+    map(chunks, |index| task(index, unsafe { values.chunk(chunk_len, index) }))
 }
 
 /// The `index`-th of `parts` ranges that cut `0..len` into runs whose starts are multiples of `unit` and whose
@@ -82,6 +99,22 @@ impl<'a, T> Shared<'a, T> {
     /// The address of value `at`, which need not exist.
     pub(crate) fn address(&self, at: usize) -> *const T {
         self.start.wrapping_add(at)
+    }
+
+    /// The `index`-th chunk of `len` values, which is shorter where the slice ends.
+    ///
+    /// # Panics
+    ///
+    /// When it begins behind the end.
+    ///
+    /// # Safety
+    ///
+    /// As [`slice`](Self::slice).
+    #[expect(clippy::mut_from_ref, reason = "as in `slice`")]
+    unsafe fn chunk(&self, len: usize, index: usize) -> &mut [T] {
+        let start = index * len;
+        // SAFETY: the caller's promise.
+        unsafe { self.slice(start..self.len.min(start.saturating_add(len))) }
     }
 
     /// The values of `range`.
@@ -144,6 +177,16 @@ mod tests {
             }
         });
         assert_eq!(values, [0, 1, 2].repeat(4));
+    }
+
+    #[test]
+    fn chunks_are_handed_out_with_their_numbers_and_the_last_is_what_is_left() {
+        let mut values = [0; 11];
+        for_each_chunk(&mut values, 4, |index, chunk| chunk.fill(index));
+        assert_eq!(values, [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2]);
+        let lengths = map_chunks(&mut values, 3, |index, chunk| (index, chunk.len()));
+        assert_eq!(lengths, [(0, 3), (1, 3), (2, 3), (3, 2)]);
+        for_each_chunk(&mut [0; 0], 1, |_, _| panic!("there is no chunk"));
     }
 
     #[test]

@@ -17,15 +17,17 @@ mod stream;
 #[cfg(target_arch = "x86_64")]
 mod tiles;
 
-use rayon::prelude::*;
-
 #[cfg(target_arch = "x86_64")]
 use backward::Gradient;
 pub use backward::{AttentionGradients, attention_backward};
 
 #[cfg(target_arch = "x86_64")]
 use crate::amx::Tiles;
-use crate::{cpu::Path, element::Element, parallel::Shared};
+use crate::{
+    cpu::Path,
+    element::Element,
+    parallel::{Shared, for_each_chunk},
+};
 
 /// What factors of a product are rounded to before they are multiplied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -193,7 +195,7 @@ pub fn attention<E: Element>(
             &mut unused
         }
     };
-    log_sums.par_chunks_mut(queries).enumerate().for_each(|(i, log_sums)| {
+    for_each_chunk(log_sums, queries, |i, log_sums| {
         let (picture, head) = (i / heads, i % heads);
         let write = |query: usize, values: &[f32]| {
             let start = ((picture * queries + query) * heads + head) * width;

@@ -1,13 +1,12 @@
 //! `x · scale + shift`, with SiLU after it or not, over channels-last activations.
 
-use rayon::prelude::*;
-
-use super::Pixels;
+use super::{Pixels, for_each_run};
 use crate::{
     cpu::Path,
     element::Element,
     lanes::by_path,
     math::{exp, silu},
+    parallel::map_chunks,
 };
 
 /// Pixels of one task.
@@ -55,20 +54,16 @@ pub fn apply<E: Element>(
     if shape.is_empty() {
         return;
     }
-    let Pixels { pixels, channels, .. } = shape;
-    out.par_chunks_mut(pixels * channels)
-        .zip(x.par_chunks(pixels * channels))
-        .zip(scale.par_chunks(channels).zip(shift.par_chunks(channels)))
-        .for_each(|((out, x), (scale, shift))| {
-            let task = TASK * channels;
-            out.par_chunks_mut(task).zip(x.par_chunks(task)).for_each(|(out, x)| {
-                if silu {
-                    block_silu(path, x, scale, shift, out);
-                } else {
-                    block(path, x, scale, shift, out);
-                }
-            });
-        });
+    let channels = shape.channels;
+    for_each_run(out, shape, TASK, |picture, start, out| {
+        let own = picture * channels..(picture + 1) * channels;
+        let (x, scale, shift) = (&x[start..][..out.len()], &scale[own.clone()], &shift[own]);
+        if silu {
+            block_silu(path, x, scale, shift, out);
+        } else {
+            block(path, x, scale, shift, out);
+        }
+    });
 }
 
 by_path! {
@@ -132,20 +127,18 @@ pub fn apply_backward<E: Element>(
         let values = i * picture..(i + 1) * picture;
         let (x, gradient) = (&x[values.clone()], &gradient[values]);
         let task = TASK * channels;
-        let sums: Vec<Vec<f32>> = out
-            .par_chunks_mut(task)
-            .zip(x.par_chunks(task).zip(gradient.par_chunks(task)))
-            .map(|(out, (x, gradient))| {
-                let mut sums = vec![0f32; 2 * channels];
-                let (by_scale, by_shift) = sums.split_at_mut(channels);
-                if silu {
-                    backward_silu(path, x, gradient, scale, shift, out, by_scale, by_shift);
-                } else {
-                    backward(path, x, gradient, scale, out, by_scale, by_shift);
-                }
-                sums
-            })
-            .collect();
+        let sums: Vec<Vec<f32>> = map_chunks(out, task, |index, out| {
+            let own = index * task..index * task + out.len();
+            let (x, gradient) = (&x[own.clone()], &gradient[own]);
+            let mut sums = vec![0f32; 2 * channels];
+            let (by_scale, by_shift) = sums.split_at_mut(channels);
+            if silu {
+                backward_silu(path, x, gradient, scale, shift, out, by_scale, by_shift);
+            } else {
+                backward(path, x, gradient, scale, out, by_scale, by_shift);
+            }
+            sums
+        });
         let mut totals = vec![0f64; 2 * channels];
         for part in &sums {
             for (total, &part) in totals.iter_mut().zip(part) {

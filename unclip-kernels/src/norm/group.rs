@@ -1,12 +1,11 @@
 //! Group normalisation (Wu & He 2018): what a picture's values say about its groups of channels.
 
-use rayon::prelude::*;
-
-use super::Pixels;
+use super::{Pixels, for_each_run};
 use crate::{
     cpu::Path,
     element::Element,
     lanes::{by_path, pixels_of_whole_vectors},
+    parallel::map,
 };
 
 /// Pixels whose sums are taken in `f32`, before they are added up in `f64`.
@@ -70,26 +69,25 @@ pub fn group_statistics<E: Element>(
         // the variance.
         let origin: Vec<f32> = values[..channels].iter().map(|x| x.widen()).collect();
         let origins = origin.repeat(together);
-        let parts: Vec<Vec<f64>> = values
-            .par_chunks(TASK * channels)
-            .map(|values| {
-                let mut totals = vec![0f64; 2 * channels];
-                let mut run = vec![0f32; 2 * width];
-                for values in values.chunks(RUN * channels) {
-                    run.fill(0.0);
-                    let (sums, squares) = run.split_at_mut(width);
-                    add_differences(path, values, &origins, sums, squares);
-                    for (totals, run) in totals.chunks_exact_mut(channels).zip([sums, squares]) {
-                        for pixel in run.chunks_exact(channels) {
-                            for (total, &part) in totals.iter_mut().zip(pixel) {
-                                *total += f64::from(part);
-                            }
+        let parts: Vec<Vec<f64>> = map(pixels.div_ceil(TASK), |index| {
+            let values =
+                &values[index * TASK * channels..pixels.min((index + 1) * TASK) * channels];
+            let mut totals = vec![0f64; 2 * channels];
+            let mut run = vec![0f32; 2 * width];
+            for values in values.chunks(RUN * channels) {
+                run.fill(0.0);
+                let (sums, squares) = run.split_at_mut(width);
+                add_differences(path, values, &origins, sums, squares);
+                for (totals, run) in totals.chunks_exact_mut(channels).zip([sums, squares]) {
+                    for pixel in run.chunks_exact(channels) {
+                        for (total, &part) in totals.iter_mut().zip(pixel) {
+                            *total += f64::from(part);
                         }
                     }
                 }
-                totals
-            })
-            .collect();
+            }
+            totals
+        });
         let mut totals = vec![0f64; 2 * channels];
         for part in &parts {
             for (total, part) in totals.iter_mut().zip(part) {
@@ -259,17 +257,10 @@ pub fn group_backward<E: Element>(
     }
     let mut x_gradient = vec![0f32; x.len()];
     if !shape.is_empty() {
-        x_gradient
-            .par_chunks_mut(pixels * channels)
-            .zip(x.par_chunks(pixels * channels))
-            .enumerate()
-            .for_each(|(picture, (out, x))| {
-                let own = picture * channels..(picture + 1) * channels;
-                let (slope, level) = (&slope[own.clone()], &level[own]);
-                out.par_chunks_mut(TASK * channels)
-                    .zip(x.par_chunks(TASK * channels))
-                    .for_each(|(out, x)| lines(path, x, slope, level, out));
-            });
+        for_each_run(&mut x_gradient, shape, TASK, |picture, start, out| {
+            let own = picture * channels..(picture + 1) * channels;
+            lines(path, &x[start..][..out.len()], &slope[own.clone()], &level[own], out);
+        });
     }
     GroupGradients {
         x: x_gradient,

@@ -1,11 +1,10 @@
 //! Layer normalisation over rows (Ba et al. 2016), with the biased variance.
 
-use rayon::prelude::*;
-
 use crate::{
     cpu::Path,
     element::Element,
     lanes::{Fused, by_path},
+    parallel::{for_each_chunk, map_chunks},
 };
 
 /// Sums run in this many lanes, and the lanes are added in one order on every path.
@@ -45,9 +44,10 @@ pub fn layer_norm<E: Element>(
     let width = check(x.len(), weight);
     assert_eq!(bias.len(), width, "one bias a column");
     assert_eq!(x.len(), out.len(), "one output a value");
-    out.par_chunks_mut(TASK * width)
-        .zip(x.par_chunks(TASK * width))
-        .for_each(|(out, x)| rows(path, x, weight, bias, epsilon, out));
+    let task = TASK * width;
+    for_each_chunk(out, task, |index, out| {
+        rows(path, &x[index * task..][..out.len()], weight, bias, epsilon, out);
+    });
 }
 
 fn check(len: usize, weight: &[f32]) -> usize {
@@ -134,16 +134,14 @@ pub fn layer_norm_backward<E: Element>(
     assert_eq!(x.len(), gradient.len(), "one gradient a value");
     let mut by_x = vec![0f32; x.len()];
     let task = TASK * width;
-    let parts: Vec<Vec<f32>> = by_x
-        .par_chunks_mut(task)
-        .zip(x.par_chunks(task).zip(gradient.par_chunks(task)))
-        .map(|(out, (x, gradient))| {
-            let mut sums = vec![0f32; 2 * width];
-            let (by_weight, by_bias) = sums.split_at_mut(width);
-            backward(path, x, weight, epsilon, gradient, out, by_weight, by_bias);
-            sums
-        })
-        .collect();
+    let parts: Vec<Vec<f32>> = map_chunks(&mut by_x, task, |index, out| {
+        let own = index * task..index * task + out.len();
+        let (x, gradient) = (&x[own.clone()], &gradient[own]);
+        let mut sums = vec![0f32; 2 * width];
+        let (by_weight, by_bias) = sums.split_at_mut(width);
+        backward(path, x, weight, epsilon, gradient, out, by_weight, by_bias);
+        sums
+    });
     let mut totals = vec![0f64; 2 * width];
     for part in &parts {
         for (total, &part) in totals.iter_mut().zip(part) {

@@ -13,6 +13,8 @@ pub use apply::{ApplyGradients, apply, apply_backward};
 pub use group::{GroupGradients, GroupStatistics, group_backward, group_statistics};
 pub use layer::{LayerGradients, layer_norm, layer_norm_backward};
 
+use crate::parallel::{Shared, for_each};
+
 /// The sizes of channels-last activations, `[batch, pixels, channels]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pixels {
@@ -41,6 +43,26 @@ impl Pixels {
     pub fn is_empty(self) -> bool {
         self.len() == 0
     }
+}
+
+/// Hands `task` runs of at most `len` pixels, none of two pictures: the picture's number, where the run begins in `values`, and
+/// its part of them.
+fn for_each_run<T: Send>(
+    values: &mut [T],
+    shape: Pixels,
+    len: usize,
+    task: impl Fn(usize, usize, &mut [T]) + Send + Sync,
+) {
+    let Pixels { batch, pixels, channels } = shape;
+    let runs = pixels.div_ceil(len);
+    let values = Shared::new(values);
+    for_each(batch * runs, |index| {
+        let (picture, first) = (index / runs, index % runs * len);
+        let start = (picture * pixels + first) * channels;
+        let end = start + len.min(pixels - first) * channels;
+        // SAFETY: runs share no pixel, and every number is handed out once.
+        task(picture, start, unsafe { values.slice(start..end) });
+    });
 }
 
 #[cfg(test)]
