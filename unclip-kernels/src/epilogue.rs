@@ -6,13 +6,14 @@ use std::arch::x86_64::{__m512, _mm512_add_ps, _mm512_max_ps, _mm512_setzero_ps}
 #[cfg(target_arch = "x86_64")]
 use crate::{
     cpu::Isa,
-    vector::{Vector as _, first},
+    lanes::Once,
+    vector::{self, Vector as _, first},
 };
 use crate::{
     cpu::Path,
     element::Element,
     gemm::{CTile, Next, TILE},
-    lanes::Baseline,
+    lanes::{Baseline, Fused},
     math,
     parallel::Shared,
     stage::Size,
@@ -180,7 +181,7 @@ impl<'a, U: Element> Output<'a, U> {
     /// No other thread writes these channels of these pixels.
     pub(crate) unsafe fn write(&self, path: Path, sums: &[CTile], rows: &Rows, first: usize) {
         #[cfg(target_arch = "x86_64")]
-        if path.isa() >= Isa::Avx512Bf16 && self.epilogue.activation == Activation::Identity {
+        if path.isa() >= Isa::Avx512Bf16 {
             // SAFETY: the path is a witness of AVX-512 with bf16; the caller's promise.
             return unsafe {
                 match sums {
@@ -195,18 +196,22 @@ impl<'a, U: Element> Output<'a, U> {
                 }
             };
         }
+        #[cfg(target_arch = "x86_64")]
+        if path.isa() >= Isa::Avx2 {
+            return path.vectorize(
+                #[inline(always)]
+                // SAFETY: the caller's promise.
+                || unsafe { self.write_panels::<Once>(sums, rows, first) },
+            );
+        }
         path.vectorize(
             #[inline(always)]
-            || {
-                for (panel, sums) in sums.iter().enumerate() {
-                    // SAFETY: the caller's promise, for this panel's channels.
-                    unsafe { self.write_panel(sums, rows, first + panel * TILE) };
-                }
-            },
+            // SAFETY: the caller's promise.
+            || unsafe { self.write_panels::<Baseline>(sums, rows, first) },
         );
     }
 
-    /// A panel of sums without an activation, each row in one register.
+    /// A panel of sums, each row in one register.
     ///
     /// # Safety
     ///
@@ -282,6 +287,12 @@ impl<'a, U: Element> Output<'a, U> {
     fn finished(&self, sums: &[f32; TILE], bias: __m512, residual: Option<&[U]>) -> __m512 {
         // SAFETY: a row has sixteen sums.
         let mut values = _mm512_add_ps(unsafe { f32::load(sums.as_ptr(), !0) }, bias);
+        values = match self.epilogue.activation {
+            Activation::Identity => values,
+            Activation::Silu => vector::silu(values),
+            Activation::Gelu => vector::gelu(values),
+            Activation::QuickGelu => vector::quick_gelu(values),
+        };
         if let Some(residual) = residual {
             // SAFETY: `residual` holds the lanes.
             let residual = unsafe { U::load(residual.as_ptr(), first(residual.len())) };
@@ -298,7 +309,18 @@ impl<'a, U: Element> Output<'a, U> {
     ///
     /// As [`write`](Self::write).
     #[inline(always)]
-    unsafe fn write_panel(&self, sums: &CTile, rows: &Rows, first: usize) {
+    unsafe fn write_panels<F: Fused>(&self, sums: &[CTile], rows: &Rows, first: usize) {
+        for (panel, sums) in sums.iter().enumerate() {
+            // SAFETY: the caller's promise, for this panel's channels.
+            unsafe { self.write_panel::<F>(sums, rows, first + panel * TILE) };
+        }
+    }
+
+    /// # Safety
+    ///
+    /// As [`write`](Self::write).
+    #[inline(always)]
+    unsafe fn write_panel<F: Fused>(&self, sums: &CTile, rows: &Rows, first: usize) {
         let width = TILE.min(self.channels - first);
         let mut bias = [0.0; TILE];
         let image = rows.image * self.channels;
@@ -315,9 +337,9 @@ impl<'a, U: Element> Output<'a, U> {
             let mut values: [f32; TILE] = std::array::from_fn(|at| sums[at] + bias[at]);
             match self.epilogue.activation {
                 Activation::Identity => {}
-                Activation::Silu => for_each_lane(&mut values, math::silu::<Baseline>),
-                Activation::Gelu => for_each_lane(&mut values, math::gelu::<Baseline>),
-                Activation::QuickGelu => for_each_lane(&mut values, math::quick_gelu::<Baseline>),
+                Activation::Silu => for_each_lane(&mut values, math::silu::<F>),
+                Activation::Gelu => for_each_lane(&mut values, math::gelu::<F>),
+                Activation::QuickGelu => for_each_lane(&mut values, math::quick_gelu::<F>),
             }
             // SAFETY: the caller's promise.
             let output = unsafe { self.values.slice(start..start + width) };

@@ -6,7 +6,7 @@ use super::{Compiled, Grid, Input, Region, stage_rows};
 use crate::{
     element::Element,
     gemm::{Compute, TILE},
-    vector::{first, silu},
+    vector::{brief_silu, first, silu},
 };
 
 /// [`stage`](super::stage) on a processor with these instructions.
@@ -46,21 +46,22 @@ impl<S: Compute, const AFFINE: bool, const SILU: bool> Compiled<S> for Vectors<A
             // Lanes past the channels are zero, which is what belongs behind them.
             // SAFETY: this function's contract; the lanes that are written lie inside of the pixel.
             unsafe {
-                let values = mean::<AFFINE, SILU, T, N>(sources, scale_shift, at);
+                let values = mean::<AFFINE, SILU, T, S, N>(sources, scale_shift, at);
                 S::store(staged.as_mut_ptr().add(at), values, first(staged.len() - at));
             }
         }
     }
 }
 
-/// The mean over `sources`, from value `at` on, after scale, shift and activation; zero past their end.
+/// The mean over `sources`, from value `at` on, after scale, shift and activation, as exact as `S` asks for; zero past their
+/// end.
 ///
 /// # Safety
 ///
 /// Sources, scale and shift have one length; the processor has the instructions.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-unsafe fn mean<const AFFINE: bool, const SILU: bool, T: Element, const N: usize>(
+unsafe fn mean<const AFFINE: bool, const SILU: bool, T: Element, S: Compute, const N: usize>(
     sources: [&[T]; N],
     [scale, shift]: [&[f32]; 2],
     at: usize,
@@ -84,7 +85,7 @@ unsafe fn mean<const AFFINE: bool, const SILU: bool, T: Element, const N: usize>
         }
         // SiLU of 0 is 0, so lanes past the end stay as they are.
         if SILU {
-            value = silu(value);
+            value = if S::PAIR == 1 { silu(value) } else { brief_silu(value) };
         }
         sum = if N == 1 { value } else { _mm512_add_ps(sum, value) };
     }
