@@ -1,10 +1,12 @@
 //! Threads that stay at hand from one operation to the next.
 //!
 //! A pass through a network is hundreds of operations of a millisecond or less, one behind the other. Rayon lets a thread
-//! sleep as soon as it finds nothing to do, and hands whatever begins outside of its threads over to them while the caller
-//! sleeps; on a small network or a small picture, waking up took a seventh of the time. Here the thread that begins an
-//! operation *leads*: it takes up tasks itself, and so do *helpers*, jobs on the other threads of rayon's current pool, which
+//! sleep as soon as it finds nothing to do; on a small network or a small picture, waking up took a seventh of the time. Here the
+//! thread that begins an operation *leads*: it takes up tasks, and so do *helpers*, jobs on threads of rayon's current pool, which
 //! look out for the next operation of the same leader for a moment before they leave the thread to the pool.
+//!
+//! As many threads compute, and keep scratch memory, as the pool has: where the leader is none of the pool's, the last of those
+//! does not help.
 
 use std::{
     any::Any,
@@ -39,19 +41,20 @@ thread_local! {
     static AT_WORK: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Runs `task(0)`, `task(1)`, .. `task(tasks - 1)`, in any order, on this thread and the others of the current pool.
+/// Runs `task(0)`, `task(1)`, .. `task(tasks - 1)`, in any order, on this thread and others of the current pool.
 ///
 /// # Panics
 ///
 /// When a task does, after all threads have stopped.
 pub(crate) fn run(tasks: usize, task: &(dyn Fn(usize) + Sync)) {
     let helpers = rayon::current_num_threads().min(tasks).saturating_sub(1);
-    // Of an operation within a task the pool's own threads leave part to whoever has nothing to do. Another thread would sleep
-    // while they take it up.
-    let is_alone = AT_WORK.get() && rayon::current_thread_index().is_none();
-    if helpers == 0 || is_alone {
+    if helpers == 0 {
+        (0..tasks).for_each(task);
+    } else if AT_WORK.get() && rayon::current_thread_index().is_none() {
+        // An operation within a task, on a thread that would sleep while those of the pool take it up.
         (0..tasks).for_each(task);
     } else if AT_WORK.get() {
+        // The helpers are at the operation that this one is part of; what idles takes its share.
         (0..tasks).into_par_iter().with_max_len(1).for_each(task);
     } else {
         let job = Job::new(task, tasks, helpers + 1);
@@ -124,19 +127,36 @@ struct Team {
     opened: AtomicUsize,
     /// Helpers that may look at the job.
     inside: AtomicUsize,
-    /// Helpers that are at work or look out for it, or are on their way.
+    /// Helpers that are at work or look out for it; of a leader of the pool's also those on their way.
     helpers: AtomicUsize,
+    /// Threads of the pool that were called by a leader from outside, and have not come yet.
+    called: AtomicUsize,
 }
 
 impl Team {
     /// Works at `job` together with up to `helpers` others, until all tasks are done.
     fn lead(self: &Arc<Self>, job: &Job<'_>, helpers: usize) {
         let open = Open::new(self, job);
-        let mut at_hand = self.helpers.load(SeqCst);
-        while at_hand < helpers {
-            at_hand = self.helpers.fetch_add(1, SeqCst) + 1;
-            let (team, before) = (Arc::clone(self), self.opened.load(SeqCst).wrapping_sub(1));
-            rayon::spawn(move || team.help(before));
+        let before = self.opened.load(SeqCst).wrapping_sub(1);
+        if rayon::current_thread_index().is_some() {
+            while self.helpers.load(SeqCst) < helpers {
+                self.helpers.fetch_add(1, SeqCst);
+                let team = Arc::clone(self);
+                rayon::spawn(move || team.help(before));
+            }
+        } else if self.helpers.load(SeqCst) < helpers && self.called.load(SeqCst) == 0 {
+            let (team, threads) = (Arc::clone(self), rayon::current_num_threads());
+            self.called.store(threads, SeqCst);
+            rayon::spawn_broadcast(move |thread| {
+                let helps = thread.index() + 1 < threads;
+                if helps {
+                    team.helpers.fetch_add(1, SeqCst);
+                }
+                team.called.fetch_sub(1, SeqCst);
+                if helps {
+                    team.help(before);
+                }
+            });
         }
         job.work();
         drop(open);
@@ -263,29 +283,34 @@ mod tests {
         });
     }
 
+    /// Runs an operation for `threads` threads, each of whose tasks lasts until as many are at one, or long enough.
+    fn meet(threads: usize) {
+        let seen = Mutex::new(HashSet::new());
+        let (at_task, met) = (AtomicUsize::new(0), AtomicBool::new(false));
+        let start = Instant::now();
+        run(2 * threads, &|_| {
+            seen.lock().expect("no panic").insert(thread::current().id());
+            let at_once = at_task.fetch_add(1, SeqCst) + 1;
+            assert!(at_once <= threads, "{at_once} tasks at once on {threads} threads");
+            met.fetch_or(at_once == threads, SeqCst);
+            while !met.load(SeqCst) && start.elapsed() < Duration::from_secs(60) {
+                yield_now();
+            }
+            at_task.fetch_sub(1, SeqCst);
+        });
+        assert_eq!(seen.into_inner().expect("no panic").len(), threads);
+    }
+
     #[test]
-    fn helpers_take_part_and_no_more_threads_than_the_pool_has() {
+    fn as_many_threads_as_the_pool_has_take_part() {
         for threads in [1, 2, 3] {
-            let seen = Mutex::new(HashSet::new());
-            pool(threads).install(|| {
-                // Each task lasts until as many threads as there may be are at one, or somebody has waited for long.
-                let at_task = AtomicUsize::new(0);
-                let met = AtomicBool::new(false);
-                let start = Instant::now();
-                run(2 * threads, &|_| {
-                    seen.lock().expect("no panic").insert(thread::current().id());
-                    let others = at_task.fetch_add(1, SeqCst) + 1;
-                    assert!(others <= threads, "{others} tasks at once on {threads} threads");
-                    if others == threads {
-                        met.store(true, SeqCst);
-                    }
-                    while !met.load(SeqCst) && start.elapsed() < Duration::from_secs(60) {
-                        yield_now();
-                    }
-                    at_task.fetch_sub(1, SeqCst);
-                });
-            });
-            assert_eq!(seen.into_inner().expect("no panic").len(), threads);
+            pool(threads).install(|| (0..3).for_each(|_| meet(threads)));
+        }
+        // From outside; the threads of this pool may be late, at work for other tests.
+        let threads = rayon::current_num_threads();
+        for wait in [Duration::ZERO, Duration::ZERO, 10 * LOOKOUT] {
+            thread::sleep(wait);
+            meet(threads);
         }
     }
 
