@@ -101,8 +101,8 @@ pub fn available() -> Vec<String> {
 /// Does `work` where `device` computes, and returns what comes of it: for a processor on one of rayon's threads, among
 /// which its operations are divided, if freed memory is [kept](keep_freed_memory); otherwise right here.
 ///
-/// Every operation that begins outside of those threads is handed over to them while the caller sleeps, which for the many
-/// small ones of a training step is an eighth of its time. Keeping memory puts it into one heap: glibc has by default one
+/// What Burn or a user divides among those threads, and begins outside of them, is handed over to them while the caller sleeps;
+/// the operations of the kernels begin wherever they are called. Keeping memory puts it into one heap: glibc has by default one
 /// for each thread, where what one frees is of no use to the others, and a training step took three quarters more memory. A
 /// pass through a network and a step of a trainer need no asking; this is for what is put together of tensors elsewhere.
 ///

@@ -7,8 +7,13 @@ use rand_chacha::{
     rand_core::{Rng, SeedableRng},
 };
 
+use rayon::prelude::*;
+
 use super::{NoiseSource, volume};
 use crate::{Error, Result, Stage};
+
+/// Pairs of values that one thread computes at a time, a millisecond's work.
+const RUN: usize = 1 << 13;
 
 /// Separates these streams from other uses of the same seed.
 const DOMAIN: &[u8; 16] = b"unclip noise v1\0";
@@ -62,9 +67,12 @@ impl NoiseSource for CounterNoise {
                 format!("{rows} rows, one for each seed"),
             ));
         }
-        let mut values = Vec::with_capacity(total);
-        for stream in &mut self.rows {
-            values.extend(stream.take(total / rows));
+        let mut values = vec![0.0; total];
+        if total > 0 {
+            for (stream, values) in self.rows.iter_mut().zip(values.chunks_exact_mut(total / rows))
+            {
+                stream.fill(values);
+            }
         }
         Ok(values)
     }
@@ -100,19 +108,40 @@ impl Stream {
         Self { words, spare: None }
     }
 
-    fn take(&mut self, count: usize) -> impl Iterator<Item = f32> {
-        (0..count).map(|_| self.spare.take().unwrap_or_else(|| self.pair()))
+    /// Sets `values` to the next ones of the stream: long runs on all threads, each of which begins where its part does.
+    fn fill(&mut self, values: &mut [f32]) {
+        let spare = if values.is_empty() { None } else { self.spare.take() };
+        let (first, values) = values.split_at_mut(usize::from(spare.is_some()));
+        first.copy_from_slice(spare.as_slice());
+        let (pairs, last) = values.as_chunks_mut::<2>();
+        let (start, words) = (self.words.get_word_pos(), &self.words);
+        let fill = |(index, pairs): (usize, &mut [[f32; 2]])| {
+            let mut words = words.clone();
+            words.set_word_pos(start + 2 * (index * RUN) as u128);
+            pairs.fill_with(|| pair(&mut words));
+        };
+        let count = pairs.len();
+        if count <= RUN {
+            fill((0, pairs));
+        } else {
+            pairs.par_chunks_mut(RUN).enumerate().for_each(fill);
+        }
+        self.words.set_word_pos(start + 2 * count as u128);
+        if let [last] = last {
+            let [first, second] = pair(&mut self.words);
+            *last = first;
+            self.spare = Some(second);
+        }
     }
+}
 
-    /// The first value of the next pair; the second becomes the spare.
-    #[expect(clippy::cast_possible_truncation, reason = "noise is 32 bits wide")]
-    fn pair(&mut self) -> f32 {
-        const STEP: f64 = 1.0 / 4_294_967_296.0;
-        let radius = (-2.0 * libm::log((f64::from(self.words.next_u32()) + 1.0) * STEP)).sqrt();
-        let (sine, cosine) = libm::sincos(f64::from(self.words.next_u32()) * STEP * TAU);
-        self.spare = Some((radius * sine) as f32);
-        (radius * cosine) as f32
-    }
+/// The values of the next two words.
+#[expect(clippy::cast_possible_truncation, reason = "noise is 32 bits wide")]
+fn pair(words: &mut ChaCha8Rng) -> [f32; 2] {
+    const STEP: f64 = 1.0 / 4_294_967_296.0;
+    let radius = (-2.0 * libm::log((f64::from(words.next_u32()) + 1.0) * STEP)).sqrt();
+    let (sine, cosine) = libm::sincos(f64::from(words.next_u32()) * STEP * TAU);
+    [(radius * cosine) as f32, (radius * sine) as f32]
 }
 
 #[cfg(test)]
@@ -139,6 +168,23 @@ mod tests {
             let values = CounterNoise::new(&[seed], stage).draw(&[1, 1000]).expect("valid");
             assert_eq!([0, 1, 500, 999].map(|i| values[i]), expected, "{seed} {stage}");
         }
+    }
+
+    #[test]
+    fn runs_of_several_threads_are_one_stream() {
+        let count = 4 * RUN + 7;
+        let whole = CounterNoise::new(&[5], Stage::Upsample).draw(&[1, count]).expect("valid");
+        let mut parts = CounterNoise::new(&[5], Stage::Upsample);
+        let mut values = Vec::new();
+        while values.len() < count {
+            let len = 777.min(count - values.len());
+            values.extend(parts.draw(&[1, len]).expect("valid"));
+        }
+        assert_eq!(whole, values);
+        assert!(parts.draw(&[1, 0]).expect("valid").is_empty());
+        let mut again = CounterNoise::new(&[5], Stage::Upsample);
+        again.draw(&[1, count]).expect("valid");
+        assert_eq!(again.draw(&[1, 3]).expect("valid"), parts.draw(&[1, 3]).expect("valid"));
     }
 
     #[test]
