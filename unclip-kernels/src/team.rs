@@ -146,14 +146,11 @@ impl Team {
             }
         } else if self.helpers.load(SeqCst) < helpers && self.called.load(SeqCst) == 0 {
             let (team, threads) = (Arc::clone(self), rayon::current_num_threads());
-            self.called.store(threads, SeqCst);
+            self.called.store(threads - 1, SeqCst);
             rayon::spawn_broadcast(move |thread| {
-                let helps = thread.index() + 1 < threads;
-                if helps {
+                if thread.index() + 1 < threads {
                     team.helpers.fetch_add(1, SeqCst);
-                }
-                team.called.fetch_sub(1, SeqCst);
-                if helps {
+                    team.called.fetch_sub(1, SeqCst);
                     team.help(before);
                 }
             });
@@ -283,8 +280,9 @@ mod tests {
         });
     }
 
-    /// Runs an operation for `threads` threads, each of whose tasks lasts until as many are at one, or long enough.
-    fn meet(threads: usize) {
+    /// Runs an operation for `threads` threads, each of whose tasks lasts until as many are at one or that took too long, and
+    /// says how many came.
+    fn meet(threads: usize, patience: Duration) -> usize {
         let seen = Mutex::new(HashSet::new());
         let (at_task, met) = (AtomicUsize::new(0), AtomicBool::new(false));
         let start = Instant::now();
@@ -293,24 +291,28 @@ mod tests {
             let at_once = at_task.fetch_add(1, SeqCst) + 1;
             assert!(at_once <= threads, "{at_once} tasks at once on {threads} threads");
             met.fetch_or(at_once == threads, SeqCst);
-            while !met.load(SeqCst) && start.elapsed() < Duration::from_secs(60) {
+            while !met.load(SeqCst) && start.elapsed() < patience {
                 yield_now();
             }
             at_task.fetch_sub(1, SeqCst);
         });
-        assert_eq!(seen.into_inner().expect("no panic").len(), threads);
+        seen.into_inner().expect("no panic").len()
     }
 
     #[test]
     fn as_many_threads_as_the_pool_has_take_part() {
         for threads in [1, 2, 3] {
-            pool(threads).install(|| (0..3).for_each(|_| meet(threads)));
+            pool(threads).install(|| {
+                for _ in 0..3 {
+                    assert_eq!(meet(threads, Duration::from_secs(60)), threads);
+                }
+            });
         }
-        // From outside; the threads of this pool may be late, at work for other tests.
+        // From outside: the threads of this pool may be at work for other tests for a while.
         let threads = rayon::current_num_threads();
-        for wait in [Duration::ZERO, Duration::ZERO, 10 * LOOKOUT] {
-            thread::sleep(wait);
-            meet(threads);
+        let start = Instant::now();
+        while meet(threads, Duration::from_millis(50)) < threads {
+            assert!(start.elapsed() < Duration::from_secs(60), "nobody helps");
         }
     }
 
