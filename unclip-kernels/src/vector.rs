@@ -312,9 +312,9 @@ mod tests {
             {
                 for (found, value) in found.into_iter().zip(values) {
                     let wide = f64::from(value);
-                    // Where an exponential leaves 32 bits, it stops.
-                    let expected = wide / (1.0 + (-slope * wide).min(87.0).exp());
-                    let bound = (1e-6 + brief + 3e-7 * wide.abs()) * expected.abs() + 1e-30;
+                    let expected = wide / (1.0 + (-slope * wide).exp());
+                    let exponent = 2e-7 * slope * wide.abs();
+                    let bound = (1e-6 + brief + exponent) * expected.abs() + 1e-30;
                     assert!(
                         (f64::from(found) - expected).abs() < bound,
                         "{slope} {value}: {found}"
