@@ -5,7 +5,7 @@ usage: compare.py PROFILE MODEL MODEL16 [--steps PRIOR DECODER SUPER_RES]
 PROFILE is the built example `profile`, MODEL and MODEL16 are model directories with 32-bit and 16-bit weights. This library
 runs a whole request. After each of its steps it waits while the peer makes one forward pass of the same stage, so that a
 machine whose pace changes changes it for both; a peer's picture is the sum of its passes. With fewer `--steps` than a
-picture has, both are scaled.
+picture has, both are scaled; ours is overstated then, since a prior's first step computes the caption for all of them.
 """
 
 import argparse

@@ -16,7 +16,6 @@ use unclip_upsample::{Networks, UpsampleInput, UpsamplerConfig};
 use super::{
     run::{Run, batches},
     size::SizePlan,
-    text::rows,
 };
 use crate::{
     GenerateRequest, HostTensor, Painting, StageSettings, SuppliedNoise,
@@ -31,6 +30,10 @@ use crate::{
 const PRIOR_STEPS: usize = 25;
 const DECODER_STEPS: usize = 25;
 const UPSAMPLE_STEPS: usize = 7;
+
+/// Candidates of a picture that pass through the prior together, at most: behind their caption they are some tokens each, but
+/// what is cached of the caption takes memory for each.
+const CANDIDATES_TOGETHER: usize = 4;
 
 /// What pictures are conditioned on besides their image embeddings.
 pub(super) struct Conditions {
@@ -53,8 +56,8 @@ impl Conditions {
     ) -> (TextConditioning, Option<TextConditioning>) {
         let captions: Vec<usize> = pictures.iter().map(|&k| self.caption_of[k]).collect();
         let opposite =
-            guidance.and(self.opposite.as_ref()).map(|row| rows(row, &vec![0; pictures.len()]));
-        (rows(&self.text, &captions), opposite)
+            guidance.and(self.opposite.as_ref()).map(|row| row.select(&vec![0; pictures.len()]));
+        (self.text.select(&captions), opposite)
     }
 }
 
@@ -109,17 +112,19 @@ impl Run<'_> {
         let noise =
             StageNoise::new(noise, Stage::Prior, &[width], rows, sampler.draws(), supplied)?;
         let steps = sampler.timesteps().len();
-        let (mut drawn, mut texts) = (Vec::new(), Vec::new());
-        for batch in batches(rows, inner.batch_limit, steps) {
-            let pictures: Vec<usize> = batch.pictures.clone().map(|row| row / candidates).collect();
-            let (text, opposite) = conditions.of(&pictures, conditions.prior_guidance);
-            let mut noise = noise.batch(batch.pictures.clone())?;
-            let initial =
-                unclip_core::noise::draw(&mut *noise, [batch.pictures.len(), width], device)?;
-            texts.push(text.embedding.clone());
-            let mut input = PriorInput::new(text);
+        let captions: Vec<usize> =
+            (0..rows).map(|row| conditions.caption_of[row / candidates]).collect();
+        let opposite = conditions.prior_guidance.and(conditions.opposite.as_ref());
+        let mut drawn = Vec::new();
+        let together = inner.batch_limit.saturating_mul(candidates.min(CANDIDATES_TOGETHER));
+        for mut batch in batches(rows, together, steps) {
+            let range = batch.pictures;
+            batch.pictures = range.start / candidates..range.end.div_ceil(candidates);
+            let mut noise = noise.batch(range.clone())?;
+            let initial = unclip_core::noise::draw(&mut *noise, [range.len(), width], device)?;
+            let mut input = PriorInput::new(conditions.text.clone()).rows(captions[range].to_vec());
             if let Some(opposite) = opposite {
-                input = input.unconditional(opposite);
+                input = input.unconditional(opposite.clone());
             }
             let scale = conditions.prior_guidance.unwrap_or(1.0);
             let mut watch = self.watch(Stage::Prior, &batch);
@@ -133,9 +138,8 @@ impl Run<'_> {
             )?);
         }
         self.stop(timer, steps * drawn.len())?;
-        Ok(ImageEmbeddings {
-            values: keep_best(Tensor::cat(drawn, 0), Tensor::cat(texts, 0), candidates)?,
-        })
+        let texts = conditions.text.select(&captions).embedding;
+        Ok(ImageEmbeddings { values: keep_best(Tensor::cat(drawn, 0), texts, candidates)? })
     }
 
     /// Paints pictures from image embeddings up to the planned stage, one tensor a batch, in `[-1, 1]`.

@@ -15,17 +15,6 @@ pub struct TextEmbedding {
     pub warnings: Vec<Warning>,
 }
 
-/// The rows of `captions` at `indices`, in that order.
-pub(super) fn rows(captions: &TextConditioning, indices: &[usize]) -> TextConditioning {
-    let pick = |i: &usize| captions.embedding.clone().narrow(0, *i, 1);
-    let pick_states = |i: &usize| captions.states.clone().narrow(0, *i, 1);
-    TextConditioning {
-        embedding: Tensor::cat(indices.iter().map(pick).collect(), 0),
-        states: Tensor::cat(indices.iter().map(pick_states).collect(), 0),
-        mask: indices.iter().map(|&i| captions.mask[i].clone()).collect(),
-    }
-}
-
 impl Run<'_> {
     /// Encodes each caption by itself, so that no row depends on its neighbours.
     pub(super) fn encode_text(&mut self, captions: &[&str]) -> Result<TextEmbedding> {

@@ -70,11 +70,12 @@ impl Decoder {
         let predicts_variance = self.config().predicts_variance();
         let (conditions, bias) = self.conditions(input);
         let rows = conditions.time.dims()[0];
+        let context = self.unet().cache_context(conditions.context);
         let model = |noisy: &Tensor<4>, timestep: usize, _index: usize| {
             let noisy = noisy.clone().repeat_dim(0, if guided { 2 } else { 1 });
             let timesteps = vec![timestep as f32; rows];
             let mut step = UNetInput::new(noisy, &timesteps)
-                .context(conditions.context.clone())
+                .context_cache(context.clone())
                 .context_bias(bias.clone());
             if self.config().class_embed_type.is_some() {
                 step = step.class_embedding(conditions.time.clone());

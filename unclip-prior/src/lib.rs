@@ -6,6 +6,7 @@
 //!
 //! Every key of diffusers' `PriorTransformer` is honoured, so that priors beyond Karlo's load too.
 
+mod cache;
 mod config;
 mod error;
 mod prior;
@@ -13,6 +14,7 @@ mod sample;
 mod transformer;
 mod weights;
 
+pub use cache::CaptionCache;
 pub use config::{AddedToken, NormType, PriorConfig, StatesProjection};
 pub use error::{Error, Result};
 pub use prior::{PRIOR_NAMES, Prior, PriorStep};

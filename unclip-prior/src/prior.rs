@@ -11,13 +11,13 @@ use burn::{
 use unclip_core::{
     device::among_workers,
     nn::{
-        LayerNorm, LayerNormConfig, Linear, LinearConfig, MASKED, Sinusoid, TimestepEmbedding,
-        TimestepEmbeddingConfig, sinusoidal,
+        LayerNorm, LayerNormConfig, Linear, LinearConfig, MASKED, Sinusoid, TextConditioning,
+        TimestepEmbedding, TimestepEmbeddingConfig, sinusoidal,
     },
 };
 
 use crate::{
-    PriorConfig,
+    CaptionCache, PriorConfig,
     transformer::{Block, BlockConfig},
 };
 
@@ -156,52 +156,180 @@ impl Prior {
 
     fn pass(&self, step: PriorStep<'_>) -> Tensor<3> {
         let PriorStep { noisy, timesteps, text_embedding, text_states, attention_bias } = step;
-        let [batch, latents, _] = noisy.dims();
-        let device = noisy.device();
-        assert_eq!(timesteps.len(), batch, "one timestep a row");
-        assert_shape!(text_embedding, [batch, _]);
-        let width = self.config.width();
+        let latents = noisy.dims()[1];
         let given = noisy.dtype();
-        let dtype = self.compute.map_or(given, DType::from);
-        let noisy = noisy.cast(dtype);
-        let text_embedding = text_embedding.cast(dtype);
-        let text_states = text_states.map(|states| states.cast(dtype));
+        let dtype = self.compute_type(given);
+        let mut sequence = self.caption_tokens(text_embedding, text_states, dtype);
+        let before: usize = sequence.iter().map(|part| part.dims()[1]).sum();
+        assert_eq!(sequence[0].dims()[0], noisy.dims()[0], "one caption a row");
+        sequence.extend(self.later_tokens(noisy, timesteps, dtype));
+        let mut h = self.placed(sequence, self.positions(before + 1, latents));
+        for block in &self.transformer_blocks {
+            h = block.forward(h, attention_bias.clone()).0;
+        }
+        self.prediction(h, latents).cast(given)
+    }
 
-        let mut sequence = Vec::with_capacity(5);
-        match (&self.encoder_hidden_states_proj, text_states) {
-            (Some(project), Some(states)) => sequence.push(project.forward(states)),
-            (None, Some(states)) => sequence.push(states),
+    /// The part of [`forward`](Self::forward) that stays the same from step to step: the keys and values of the captions
+    /// that `rows` names, one a row of the batch, by their place in `captions`.
+    ///
+    /// A caption that several rows have is computed once. There is none where a caption's first token is padding: what
+    /// comes before every token that a query could see would then be masked, and it sees later tokens as well.
+    ///
+    /// # Panics
+    ///
+    /// When the captions' widths are not the network's, or `rows` names none that is there.
+    pub fn cache_captions(
+        &self,
+        captions: &TextConditioning,
+        rows: &[usize],
+    ) -> Option<CaptionCache> {
+        if !captions.mask.iter().all(|row| row.first() == Some(&true)) {
+            return None;
+        }
+        let device = captions.states.device();
+        Some(among_workers(&device, || self.caption_pass(captions, rows)))
+    }
+
+    fn caption_pass(&self, captions: &TextConditioning, rows: &[usize]) -> CaptionCache {
+        let device = captions.states.device();
+        let dtype = self.compute_type(captions.states.dtype());
+        let (embedding, states) = (captions.embedding.clone(), captions.states.clone());
+        let sequence = self.caption_tokens(embedding, Some(states), dtype);
+        let before = captions.tokens() + 1;
+        let length = captions.tokens() + self.config.additional_embeddings;
+        let later = length - before;
+        let latents = later - 1 - usize::from(self.prd_embedding.is_some());
+        let bias = self.attention_bias(&captions.mask, &device);
+        let among = bias.clone().narrow(2, 0, before).narrow(3, 0, before);
+
+        let table = self.positions(before + 1, latents);
+        let mut h = self.placed(sequence, table.narrow(1, 0, before));
+        let mut blocks = Vec::with_capacity(self.transformer_blocks.len());
+        for (index, block) in self.transformer_blocks.iter().enumerate() {
+            // Nothing reads what the last block makes of a caption.
+            let own = if index + 1 == self.transformer_blocks.len() {
+                block.keys_values(h.clone())
+            } else {
+                let (next, own) = block.forward(h, Some(among.clone()));
+                h = next;
+                own
+            };
+            blocks.push(own.with_room(rows, later));
+        }
+        let behind = bias.narrow(2, before, later);
+        let row = |row: &usize| behind.clone().narrow(0, *row, 1);
+        CaptionCache { blocks, bias: Tensor::cat(rows.iter().map(row).collect(), 0), before }
+    }
+
+    /// [`forward`](Self::forward) for captions that are cached, under their masks: computes the tokens behind the captions'
+    /// alone.
+    ///
+    /// # Shapes
+    ///
+    /// - `noisy`: `[batch, latents, embedding_dim]`, one row for each of the cache's; one latent in an unCLIP prior
+    /// - `timesteps`: one training timestep a row
+    /// - output: as of [`forward`](Self::forward)
+    ///
+    /// # Panics
+    ///
+    /// When an axis differs from those shapes, or the cache is of another network.
+    pub fn forward_cached(
+        &self,
+        noisy: Tensor<3>,
+        timesteps: &[f32],
+        cache: &mut CaptionCache,
+    ) -> Tensor<3> {
+        let device = noisy.device();
+        among_workers(&device, || self.cached_pass(noisy, timesteps, cache))
+    }
+
+    fn cached_pass(
+        &self,
+        noisy: Tensor<3>,
+        timesteps: &[f32],
+        cache: &mut CaptionCache,
+    ) -> Tensor<3> {
+        let [batch, latents, _] = noisy.dims();
+        let [rows, _, later, _] = cache.bias.dims();
+        assert_eq!(batch, rows, "one cached caption a row");
+        assert_eq!(
+            self.transformer_blocks.len(),
+            cache.blocks.len(),
+            "one part of a cache a block"
+        );
+        let given = noisy.dtype();
+        let sequence = self.later_tokens(noisy, timesteps, self.compute_type(given));
+        let positions = self.positions(cache.before + 1, latents).narrow(1, cache.before, later);
+        let mut h = self.placed(sequence, positions);
+        for (block, cache_of_block) in self.transformer_blocks.iter().zip(&mut cache.blocks) {
+            h = block.forward_behind(cache_of_block, h, Some(cache.bias.clone()));
+        }
+        self.prediction(h, latents).cast(given)
+    }
+
+    /// The type of the activations for an input of type `given`.
+    fn compute_type(&self, given: DType) -> DType {
+        self.compute.map_or(given, DType::from)
+    }
+
+    /// The tokens of a caption: its hidden states', where there are any, and its embedding's.
+    fn caption_tokens(
+        &self,
+        embedding: Tensor<2>,
+        states: Option<Tensor<3>>,
+        dtype: DType,
+    ) -> Vec<Tensor<3>> {
+        let mut tokens = Vec::with_capacity(5);
+        match (&self.encoder_hidden_states_proj, states.map(|states| states.cast(dtype))) {
+            (Some(project), Some(states)) => tokens.push(project.forward(states)),
+            (None, Some(states)) => tokens.push(states),
             (Some(_), None) => panic!("this prior projects hidden states and needs them"),
             (None, None) => {}
         }
-        let text_tokens: usize = sequence.iter().map(|part| part.dims()[1]).sum();
-        let text_embedding = match &self.embedding_proj_norm {
-            Some(norm) => norm.forward(text_embedding),
-            None => text_embedding,
+        let embedding = embedding.cast(dtype);
+        let embedding = match &self.embedding_proj_norm {
+            Some(norm) => norm.forward(embedding),
+            None => embedding,
         };
-        sequence.push(self.embedding_proj.forward(text_embedding).unsqueeze_dim(1));
-        let sinusoid = Sinusoid { width, cosine_first: true, frequency_shift: 0.0 };
-        let time = self.time_embedding.forward(sinusoidal(timesteps, sinusoid, &device));
-        sequence.push(time.cast(dtype).unsqueeze_dim(1));
-        sequence.push(self.proj_in.forward(noisy));
-        if let Some(token) = &self.prd_embedding {
-            sequence.push(token.val().cast(dtype).expand([batch, 1, width]));
-        }
+        tokens.push(self.embedding_proj.forward(embedding).unsqueeze_dim(1));
+        tokens
+    }
 
-        let sequence = Tensor::cat(sequence, 1);
-        let before = text_tokens + 2;
-        let mut h = sequence + self.positions(before, latents).cast(dtype);
-        if let Some(norm) = &self.norm_in {
-            h = norm.forward(h);
+    /// The tokens behind a caption's: the timestep's, the noisy embedding's, and the last one.
+    fn later_tokens(&self, noisy: Tensor<3>, timesteps: &[f32], dtype: DType) -> Vec<Tensor<3>> {
+        let batch = noisy.dims()[0];
+        assert_eq!(timesteps.len(), batch, "one timestep a row");
+        let width = self.config.width();
+        let sinusoid = Sinusoid { width, cosine_first: true, frequency_shift: 0.0 };
+        let time = self.time_embedding.forward(sinusoidal(timesteps, sinusoid, &noisy.device()));
+        let mut tokens =
+            vec![time.cast(dtype).unsqueeze_dim(1), self.proj_in.forward(noisy.cast(dtype))];
+        if let Some(token) = &self.prd_embedding {
+            tokens.push(token.val().cast(dtype).expand([batch, 1, width]));
         }
-        for block in &self.transformer_blocks {
-            h = block.forward(h, attention_bias.clone());
+        tokens
+    }
+
+    /// The tokens in a row, each with its position, as the first block takes them.
+    fn placed(&self, tokens: Vec<Tensor<3>>, positions: Tensor<3>) -> Tensor<3> {
+        let sequence = Tensor::cat(tokens, 1);
+        let dtype = sequence.dtype();
+        let h = sequence + positions.cast(dtype);
+        match &self.norm_in {
+            Some(norm) => norm.forward(h),
+            None => h,
         }
+    }
+
+    /// What the last block's tokens say of the clean embeddings.
+    fn prediction(&self, h: Tensor<3>, latents: usize) -> Tensor<3> {
+        let length = h.dims()[1];
         let h = match &self.prd_embedding {
-            Some(_) => h.narrow(1, before + latents, 1),
-            None => h.narrow(1, before, latents),
+            Some(_) => h.narrow(1, length - 1, 1),
+            None => h.narrow(1, length - latents, latents),
         };
-        self.proj_to_clip_embeddings.forward(self.norm_out.forward(h)).cast(given)
+        self.proj_to_clip_embeddings.forward(self.norm_out.forward(h))
     }
 
     /// What is added to every position: the table where it covers the sequence, and where it covers the latents alone,
@@ -346,6 +474,74 @@ mod tests {
                 set.forward_floor("prior", "predicted_image_embedding"),
             );
         }
+    }
+
+    fn captions(recorded: &Recorded) -> TextConditioning {
+        TextConditioning {
+            embedding: recorded.tensor("in.proj_embedding", &device()),
+            states: recorded.tensor("in.encoder_hidden_states", &device()),
+            mask: mask(recorded),
+        }
+    }
+
+    /// Follows diffusers `PriorTransformer.forward`, which computes all tokens in each pass.
+    #[test]
+    fn recorded_forward_passes_are_reproduced_from_a_cache() {
+        let device = device();
+        for set in fixture_sets() {
+            let recorded = set.tensors("prior");
+            let prior = open(&set, WeightPrecision::F32);
+            let timesteps: Vec<f32> =
+                recorded.ints("in.timestep").into_iter().map(|t| t as f32).collect();
+            let noisy: Tensor<3> =
+                recorded.tensor::<2>("in.hidden_states", &device).unsqueeze_dim(1);
+            let captions = captions(&recorded);
+            let rows: Vec<usize> = (0..captions.batch()).collect();
+            let mut cache = prior.cache_captions(&captions, &rows).expect("captions begin");
+            // What an earlier step has left in the cache is no part of a later one.
+            let other: Vec<f32> = timesteps.iter().map(|t| t / 2.0).collect();
+            let _earlier = prior.forward_cached(noisy.clone() * 2.0, &other, &mut cache);
+            let clean: Tensor<2> =
+                prior.forward_cached(noisy, &timesteps, &mut cache).squeeze_dim(1);
+            let error = assert_close(&clean, &recorded, "out.predicted_image_embedding", 1e-5);
+            println!("{}: prior from a cache {:.1e}", set.name(), error.max_abs);
+        }
+    }
+
+    #[test]
+    fn rows_share_what_is_cached_of_a_caption() {
+        let device = device();
+        let recorded = fixture_sets().remove(0).tensors("prior");
+        let prior = open(&fixture_sets().remove(0), WeightPrecision::F32);
+        let captions = captions(&recorded);
+        let all: Tensor<3> = recorded.tensor::<2>("in.hidden_states", &device).unsqueeze_dim(1);
+        let rows = [1, 0, 1];
+        let noisy = Tensor::cat(vec![all.clone(), all.clone().narrow(0, 0, 1) * 0.5], 0);
+        let timesteps = [900.0, 10.0, 500.0];
+        let mut cache = prior.cache_captions(&captions, &rows).expect("captions begin");
+        let together = prior.forward_cached(noisy.clone(), &timesteps, &mut cache);
+        for (place, row) in rows.into_iter().enumerate() {
+            let alone = captions.select(&[row]);
+            let bias = prior.attention_bias(&alone.mask, &device);
+            let step = PriorStep::new(
+                noisy.clone().narrow(0, place, 1),
+                &timesteps[place..=place],
+                alone.embedding,
+            );
+            let whole = prior.forward(step.text_states(alone.states).attention_bias(bias));
+            let cached = together.clone().narrow(0, place, 1);
+            let worst = (whole - cached).abs().max().into_scalar::<f32>();
+            assert!(worst < 1e-6, "row {place} is off by {worst}");
+        }
+    }
+
+    #[test]
+    fn a_caption_that_begins_with_padding_is_not_cached() {
+        let prior = open(&fixture_sets().remove(0), WeightPrecision::F32);
+        let mut captions = captions(&fixture_sets().remove(0).tensors("prior"));
+        assert!(prior.cache_captions(&captions, &[0]).is_some());
+        captions.mask[1][0] = false;
+        assert!(prior.cache_captions(&captions, &[0]).is_none());
     }
 
     /// Weights in half precision are off by up to 2⁻¹¹ each; sums of some dozens of them stay within a hundredth.

@@ -19,28 +19,65 @@ use crate::{Prior, PriorStep, Result};
 #[derive(Debug, Clone)]
 pub struct PriorInput {
     caption: TextConditioning,
+    rows: Vec<usize>,
     unconditional: Option<TextConditioning>,
 }
 
 impl PriorInput {
-    /// One image embedding for each caption; a caption that is to have several stands there as often.
+    /// One image embedding for each caption.
     pub fn new(caption: TextConditioning) -> Self {
-        Self { caption, unconditional: None }
+        let rows = (0..caption.batch()).collect();
+        Self { caption, rows, unconditional: None }
     }
 
-    /// What guidance leads away from: as many empty or negative captions. Without them there is no guidance.
+    /// An image embedding for each of `captions`, which names captions by their place: several embeddings of a caption
+    /// share what is computed of it.
+    #[must_use]
+    pub fn rows(mut self, captions: Vec<usize>) -> Self {
+        self.rows = captions;
+        self
+    }
+
+    /// What guidance leads away from: an empty or negative caption, one for all or one for each caption. Without it there
+    /// is no guidance.
     #[must_use]
     pub fn unconditional(mut self, unconditional: TextConditioning) -> Self {
         self.unconditional = Some(unconditional);
         self
     }
+
+    /// The captions of a forward pass, each once, and which of them each of its rows has: of a guided one the
+    /// unconditional rows come first.
+    fn batch(&self) -> (TextConditioning, Vec<usize>) {
+        let mut named = self.rows.clone();
+        named.sort_unstable();
+        named.dedup();
+        let captions = self.caption.select(&named);
+        // Each row is among those that are named.
+        let rows = self.rows.iter().map(|row| named.partition_point(|other| other < row));
+        let Some(unconditional) = &self.unconditional else {
+            return (captions, rows.collect());
+        };
+        let (opposite, opposite_rows) = match unconditional.batch() {
+            1 => (unconditional.clone(), vec![0; self.rows.len()]),
+            _ => (unconditional.select(&named), rows.clone().collect()),
+        };
+        let count = opposite.batch();
+        let rows = opposite_rows.into_iter().chain(rows.map(|row| count + row)).collect();
+        (opposite.followed_by(&captions), rows)
+    }
 }
+
+/// A prediction of clean embeddings, `[batch, 1, clip_width]`, from noisy ones, `[batch, 1, embedding_dim]`, and a timestep a
+/// row.
+type Predictor<'p> = Box<dyn FnMut(Tensor<3>, &[f32]) -> Tensor<3> + 'p>;
 
 impl Prior {
     /// Draws image embeddings in CLIP's space, from `initial` noise.
     ///
     /// With unconditional captions, each step is one forward pass over a doubled batch, mixed as
     /// `uncond + guidance · (cond − uncond)` even where `guidance` is at most 1; without them `guidance` has no effect.
+    /// What the network makes of the captions is computed once, see [`cache_captions`](Self::cache_captions).
     ///
     /// # Shapes
     ///
@@ -62,26 +99,35 @@ impl Prior {
     ) -> Result<Tensor<2>> {
         self.check(input, guidance, &initial)?;
         let guided = input.unconditional.is_some();
-        let captions = match &input.unconditional {
-            Some(unconditional) => unconditional.followed_by(&input.caption),
-            None => input.caption.clone(),
-        };
-        let bias = self.attention_bias(&captions.mask, &initial.device());
-        let rows = captions.batch();
+        let (captions, rows) = input.batch();
+        let mut predict = self.predictor(&captions, &rows);
         let model = |noisy: &Tensor<2>, timestep: usize, _index: usize| {
             let noisy = noisy.clone().repeat_dim(0, if guided { 2 } else { 1 });
-            let timesteps = vec![timestep as f32; rows];
-            let step =
-                PriorStep::new(noisy.unsqueeze_dim(1), &timesteps, captions.embedding.clone())
-                    .text_states(captions.states.clone())
-                    .attention_bias(bias.clone());
-            let clean: Tensor<2> = self.forward(step).squeeze_dim(1);
+            let timesteps = vec![timestep as f32; rows.len()];
+            let clean: Tensor<2> = predict(noisy.unsqueeze_dim(1), &timesteps).squeeze_dim(1);
             Ok(if guided { guide_halves(clean, guidance) } else { clean })
         };
         let embedding = denoise(sampler, Stage::Prior, initial, noise, model, observer, |clean| {
             Observed::Embedding(clean)
         })?;
         Ok(self.denormalise(embedding))
+    }
+
+    /// What predicts embeddings for the captions that `rows` names.
+    fn predictor<'p>(&'p self, captions: &TextConditioning, rows: &[usize]) -> Predictor<'p> {
+        if let Some(mut cache) = self.cache_captions(captions, rows) {
+            return Box::new(move |noisy, timesteps| {
+                self.forward_cached(noisy, timesteps, &mut cache)
+            });
+        }
+        let captions = captions.select(rows);
+        let bias = self.attention_bias(&captions.mask, &captions.states.device());
+        Box::new(move |noisy, timesteps| {
+            let step = PriorStep::new(noisy, timesteps, captions.embedding.clone())
+                .text_states(captions.states.clone())
+                .attention_bias(bias.clone());
+            self.forward(step)
+        })
     }
 
     fn check(&self, input: &PriorInput, guidance: f64, initial: &Tensor<2>) -> Result<()> {
@@ -99,7 +145,14 @@ impl Prior {
         if !guidance.is_finite() {
             return Err(Error::invalid("guidance", guidance, "a finite number").into());
         }
-        let batch = input.caption.batch();
+        let captions = input.caption.batch();
+        let batch = input.rows.len();
+        if batch == 0 || input.rows.iter().any(|&row| row >= captions) {
+            let found = format!("{:?}", input.rows);
+            let expected =
+                format!("one or more, each less than {captions}, the number of captions");
+            return Err(Error::invalid("rows", found, expected).into());
+        }
         if initial.dims() != [batch, config.embedding_dim] {
             let found = format!("of shape {:?}", initial.dims());
             let expected = format!("[{batch}, {}]", config.embedding_dim);
@@ -109,13 +162,15 @@ impl Prior {
             Some(_) => config.embedding_dim,
             None => config.width(),
         };
-        for (field, captions) in
+        for (field, given) in
             [("caption", Some(&input.caption)), ("unconditional", input.unconditional.as_ref())]
         {
-            let Some(captions) = captions else { continue };
-            captions.check(field, batch, config.text_width(), state_width)?;
-            if captions.tokens() != config.num_embeddings {
-                let found = format!("{} tokens", captions.tokens());
+            let Some(given) = given else { continue };
+            // An unconditional caption may be one for all.
+            let batch = if field == "unconditional" && given.batch() == 1 { 1 } else { captions };
+            given.check(field, batch, config.text_width(), state_width)?;
+            if given.tokens() != config.num_embeddings {
+                let found = format!("{} tokens", given.tokens());
                 let expected = format!("{} tokens", config.num_embeddings);
                 return Err(Error::invalid(field, found, expected).into());
             }
@@ -127,7 +182,9 @@ impl Prior {
 #[cfg(test)]
 mod tests {
     use unclip_core::{
-        checkpoint::WeightPrecision, noise::RecordedNoise, progress::Unobserved,
+        checkpoint::WeightPrecision,
+        noise::{CounterNoise, RecordedNoise},
+        progress::Unobserved,
         sampler::SamplerConfig,
     };
     use unclip_testkit::{FixtureSet, Recorded, assert_close, device, fixture_sets};
@@ -184,6 +241,66 @@ mod tests {
         }
     }
 
+    /// Draws for `input` from noise that is the same each time.
+    fn draw(prior: &Prior, input: &PriorInput, initial: Tensor<2>) -> Vec<f32> {
+        let sampler = SamplerConfig::karlo_prior().sampler(3).expect("a valid number");
+        let mut noise = CounterNoise::new(&vec![7; initial.dims()[0]], Stage::Prior);
+        prior
+            .sample(input, &sampler, 4.0, initial, &mut noise, &mut Unobserved)
+            .expect("the input fits")
+            .into_data()
+            .try_to_vec()
+            .expect("floats")
+    }
+
+    #[test]
+    fn captions_of_several_embeddings_and_captions_as_often_are_the_same() {
+        let set = fixture_sets().remove(0);
+        let prior = open(&set);
+        let run = set.tensors("e2e_t2i_default");
+        let (caption, opposite) = (caption(&run, "cond", 1), caption(&run, "uncond", 0));
+        let two = caption.followed_by(&opposite);
+        let initial = Tensor::<2>::from_floats([[0.1], [0.7], [-0.4]], &device())
+            .expand([3, prior.config().embedding_dim]);
+        let repeated = PriorInput::new(two.select(&[1, 0, 1])).unconditional(opposite.clone());
+        let expected = draw(&prior, &repeated, initial.clone());
+        let named = PriorInput::new(two).rows(vec![1, 0, 1]);
+        let one = named.clone().unconditional(opposite.clone());
+        assert_eq!(draw(&prior, &one, initial.clone()), expected);
+        let each = named.unconditional(opposite.select(&[0, 0]));
+        assert_eq!(draw(&prior, &each, initial), expected);
+    }
+
+    /// Such a caption sees what comes after it, so that every step computes all of it.
+    #[test]
+    fn a_caption_that_begins_with_padding_is_drawn_for_as_well() {
+        let set = fixture_sets().remove(0);
+        let prior = open(&set);
+        let run = set.tensors("e2e_t2i_default");
+        let mut caption = caption(&run, "cond", 1);
+        caption.mask[0].fill(false);
+        let initial = Tensor::full([1, prior.config().embedding_dim], 0.3, &device());
+        let drawn = draw(&prior, &PriorInput::new(caption.clone()), initial.clone());
+        let sampler = SamplerConfig::karlo_prior().sampler(3).expect("a valid number");
+        let bias = prior.attention_bias(&caption.mask, &device());
+        let model = |noisy: &Tensor<2>, timestep: usize, _: usize| {
+            let timesteps = [timestep as f32];
+            let noisy = noisy.clone().unsqueeze_dim(1);
+            let step = PriorStep::new(noisy, &timesteps, caption.embedding.clone())
+                .text_states(caption.states.clone())
+                .attention_bias(bias.clone());
+            Ok(prior.forward(step).squeeze_dim(1))
+        };
+        let mut noise = CounterNoise::new(&[7], Stage::Prior);
+        let watch = &mut Unobserved;
+        let expected =
+            denoise(&sampler, Stage::Prior, initial, &mut noise, model, watch, |clean| {
+                Observed::Embedding(clean)
+            });
+        let expected = prior.denormalise(expected.expect("denoises"));
+        assert_eq!(drawn, expected.into_data().try_to_vec::<f32>().expect("floats"));
+    }
+
     #[test]
     fn what_does_not_fit_is_refused_by_name() {
         let set = fixture_sets().remove(0);
@@ -202,6 +319,14 @@ mod tests {
         let input = PriorInput::new(good.clone());
         assert!(refuse(&prior, &input, f64::NAN, 1).starts_with("`guidance` is NaN"), "NaN");
         assert!(refuse(&prior, &input, 1.0, 2).starts_with("`initial` is "), "two rows");
+
+        for rows in [vec![], vec![0, 1]] {
+            let text = refuse(&prior, &input.clone().rows(rows), 1.0, 1);
+            assert!(text.starts_with("`rows` is ["), "{text}");
+        }
+        let three = PriorInput::new(good.select(&[0, 0])).unconditional(good.select(&[0; 3]));
+        let text = refuse(&prior, &three, 1.0, 2);
+        assert!(text.starts_with("`unconditional` is an embedding of shape [3, "), "{text}");
 
         let short = TextConditioning {
             states: good.states.clone().narrow(1, 0, 5),

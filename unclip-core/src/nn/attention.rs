@@ -84,6 +84,13 @@ impl AddedKvAttentionConfig {
     }
 }
 
+/// A context's keys and values in one block, each `[batch, tokens, channels]`.
+#[derive(Debug, Clone)]
+pub struct ContextKeysValues {
+    key: Tensor<3>,
+    value: Tensor<3>,
+}
+
 impl AddedKvAttention {
     /// Applies the block, residual included.
     ///
@@ -104,14 +111,35 @@ impl AddedKvAttention {
         context: Tensor<3>,
         context_bias: Option<Tensor<2>>,
     ) -> Tensor<4> {
+        self.forward_cached(x, self.context_keys_values(context), context_bias)
+    }
+
+    /// What the block makes of a context `[batch, tokens, context_width]`, whatever the picture.
+    pub fn context_keys_values(&self, context: Tensor<3>) -> ContextKeysValues {
+        ContextKeysValues {
+            key: self.add_k_proj.forward(context.clone()),
+            value: self.add_v_proj.forward(context),
+        }
+    }
+
+    /// [`forward`](Self::forward) with a context whose keys and values are there already.
+    ///
+    /// # Panics
+    ///
+    /// As [`forward`](Self::forward).
+    pub fn forward_cached(
+        &self,
+        x: Tensor<4>,
+        context: ContextKeysValues,
+        context_bias: Option<Tensor<2>>,
+    ) -> Tensor<4> {
+        let ContextKeysValues { mut key, mut value } = context;
         let [batch, channels, height, width] = x.dims();
-        assert_shape!(context, [batch, _, _]);
+        assert_shape!(key, [batch, _, _]);
         let pixels = height * width;
-        let tokens = context.dims()[1];
+        let tokens = key.dims()[1];
         let u = ops::to_tokens(self.group_norm.forward(x.clone()));
         let query = self.to_q.forward(u.clone());
-        let mut key = self.add_k_proj.forward(context.clone());
-        let mut value = self.add_v_proj.forward(context);
         let mut own_keys = 0;
         if let (Some(to_k), Some(to_v)) = (&self.to_k, &self.to_v) {
             key = Tensor::cat(vec![key, to_k.forward(u.clone())], 1);

@@ -11,7 +11,9 @@ mod text;
 mod timestep;
 mod unet;
 
-pub use attention::{AddedKvAttention, AddedKvAttentionConfig, join_heads, split_heads};
+pub use attention::{
+    AddedKvAttention, AddedKvAttentionConfig, ContextKeysValues, join_heads, split_heads,
+};
 pub use layer::{
     Conv2d, Conv2dConfig, Embedding, EmbeddingConfig, GroupNorm, GroupNormConfig, LayerNorm,
     LayerNormConfig, Linear, LinearConfig,
@@ -21,6 +23,6 @@ pub use text::{MASKED, TextConditioning, mask_bias};
 pub use timestep::{Sinusoid, TimestepEmbedding, TimestepEmbeddingConfig, sinusoidal};
 #[cfg(feature = "autodiff")]
 pub use unet::Checkpointed;
-pub use unet::{AttentionConfig, Misfit, UNET_NAMES, UNet, UNetConfig, UNetInput};
+pub use unet::{AttentionConfig, ContextCache, Misfit, UNET_NAMES, UNet, UNetConfig, UNetInput};
 
 pub use crate::ops::{Activation, Resample};

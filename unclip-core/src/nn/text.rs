@@ -72,6 +72,22 @@ impl TextConditioning {
         Ok(())
     }
 
+    /// The captions at `indices`, in that order, some maybe more than once.
+    ///
+    /// # Panics
+    ///
+    /// When there is no index, or one of them is not less than [`batch`](Self::batch).
+    #[must_use]
+    pub fn select(&self, indices: &[usize]) -> Self {
+        let embedding = |i: &usize| self.embedding.clone().narrow(0, *i, 1);
+        let states = |i: &usize| self.states.clone().narrow(0, *i, 1);
+        Self {
+            embedding: Tensor::cat(indices.iter().map(embedding).collect(), 0),
+            states: Tensor::cat(indices.iter().map(states).collect(), 0),
+            mask: indices.iter().map(|&i| self.mask[i].clone()).collect(),
+        }
+    }
+
     /// These captions followed by `other`'s, in one batch.
     ///
     /// # Panics
@@ -128,6 +144,21 @@ mod tests {
         assert_eq!(both.mask, [vec![false; 4], vec![true; 4], vec![true; 4]]);
         let column = both.embedding.narrow(1, 0, 1).into_data();
         assert_eq!(column.try_to_vec::<f32>().expect("32-bit floats"), [0.0, 1.0, 1.0]);
+    }
+
+    #[test]
+    fn captions_are_selected_in_order_and_as_often_as_they_are_named() {
+        let both = captions(1, 4, 0.0).followed_by(&captions(1, 4, 1.0));
+        let chosen = both.select(&[1, 0, 1]);
+        assert_eq!(chosen.mask, [vec![true; 4], vec![false; 4], vec![true; 4]]);
+        let firsts = [
+            chosen.embedding.narrow(1, 0, 1),
+            chosen.states.narrow(1, 3, 1).narrow(2, 0, 1).squeeze_dim(2),
+        ];
+        for column in firsts {
+            let column = column.into_data().try_to_vec::<f32>().expect("32-bit floats");
+            assert_eq!(column, [1.0, 0.0, 1.0]);
+        }
     }
 
     #[test]

@@ -30,9 +30,10 @@ impl UNet {
     ///
     /// # Panics
     ///
-    /// As [`forward`](Self::forward).
+    /// As [`forward`](Self::forward), and when the context is cached: its gradient would not be found.
     pub fn forward_checkpointed(&self, input: UNetInput<'_>) -> Checkpointed {
         let (first, conditions) = self.begin(input);
+        assert!(conditions.context_cache.is_none(), "a context that is to have gradients");
         let (plain, told) = (self.valid(), conditions.inner());
         let mut features = vec![first.clone().without_autodiff()];
         let units = self.units();
@@ -103,6 +104,7 @@ impl Conditions {
         Self {
             time: self.time.clone().without_autodiff(),
             context: self.context.clone().map(Tensor::without_autodiff),
+            context_cache: None,
             context_bias: self.context_bias.clone().map(Tensor::without_autodiff),
             given: self.given,
         }
@@ -113,6 +115,7 @@ impl Conditions {
         Self {
             time: recorded(self.time.clone(), like).require_grad(),
             context: self.context.clone().map(|context| recorded(context, like).require_grad()),
+            context_cache: None,
             context_bias: self.context_bias.clone().map(|bias| recorded(bias, like)),
             given: self.given,
         }

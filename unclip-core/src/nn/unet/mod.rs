@@ -7,6 +7,7 @@
 #[cfg(feature = "autodiff")]
 mod checkpointed;
 mod config;
+mod context;
 
 use burn::{
     module::Module,
@@ -16,10 +17,11 @@ use burn::{
 #[cfg(feature = "autodiff")]
 pub use checkpointed::Checkpointed;
 pub use config::{AttentionConfig, Misfit, UNetConfig};
+pub use context::ContextCache;
 
 use super::{
-    Activation, AddedKvAttention, AddedKvAttentionConfig, Conv2d, Conv2dConfig, GroupNorm,
-    GroupNormConfig, ResBlock, ResBlockConfig, Resample, TimestepEmbedding,
+    Activation, AddedKvAttention, AddedKvAttentionConfig, ContextKeysValues, Conv2d, Conv2dConfig,
+    GroupNorm, GroupNormConfig, ResBlock, ResBlockConfig, Resample, TimestepEmbedding,
     TimestepEmbeddingConfig, sinusoidal, timestep::Sinusoid,
 };
 use crate::{
@@ -34,6 +36,7 @@ pub struct UNetInput<'a> {
     timesteps: &'a [f32],
     class_embedding: Option<Tensor<2>>,
     context: Option<Tensor<3>>,
+    context_cache: Option<ContextCache>,
     context_bias: Option<Tensor<2>>,
     first_features: Option<Tensor<4>>,
 }
@@ -46,6 +49,7 @@ impl<'a> UNetInput<'a> {
             timesteps,
             class_embedding: None,
             context: None,
+            context_cache: None,
             context_bias: None,
             first_features: None,
         }
@@ -70,6 +74,13 @@ impl<'a> UNetInput<'a> {
     #[must_use]
     pub fn context(mut self, context: Tensor<3>) -> Self {
         self.context = Some(context);
+        self
+    }
+
+    /// What the network has made of a context, in its place: the same for all steps of a run.
+    #[must_use]
+    pub fn context_cache(mut self, cache: ContextCache) -> Self {
+        self.context_cache = Some(cache);
         self
     }
 
@@ -343,8 +354,15 @@ impl UNet {
 
     /// The features that the first unit is applied to, and what all of them are told.
     fn begin(&self, input: UNetInput<'_>) -> (Tensor<4>, Conditions) {
-        let UNetInput { noisy, timesteps, class_embedding, context, context_bias, first_features } =
-            input;
+        let UNetInput {
+            noisy,
+            timesteps,
+            class_embedding,
+            context,
+            context_cache,
+            context_bias,
+            first_features,
+        } = input;
         let [batch, _, _, _] = noisy.dims();
         assert_eq!(timesteps.len(), batch, "one timestep a picture");
         let device = noisy.device();
@@ -371,7 +389,7 @@ impl UNet {
         if let Some(features) = first_features {
             h = ops::add(h, features.cast(dtype));
         }
-        (h, Conditions { time, context, context_bias, given })
+        (h, Conditions { time, context, context_cache, context_bias, given })
     }
 
     /// What the network consists of after its first convolution, in order.
@@ -398,28 +416,33 @@ impl UNet {
         skip: Option<Tensor<4>>,
         conditions: &Conditions,
     ) -> Tensor<4> {
-        let Conditions { time, context, context_bias, given } = conditions;
-        let attend = |attentions: &[AddedKvAttention], i: usize, h: Tensor<4>| match (
-            attentions.get(i),
-            context,
-        ) {
-            (Some(attention), Some(context)) => {
-                attention.forward(h, context.clone(), context_bias.clone())
-            }
-            (Some(_), None) => panic!("this network has attention and needs a context"),
-            (None, _) => h,
+        let Conditions { time, context, context_cache, context_bias, given } = conditions;
+        let attend = |attention: Option<&AddedKvAttention>,
+                      cached: Option<&ContextKeysValues>,
+                      h: Tensor<4>| {
+            let Some(attention) = attention else { return h };
+            let shown = match (cached, context) {
+                (Some(cached), _) => cached.clone(),
+                (None, Some(context)) => attention.context_keys_values(context.clone()),
+                (None, None) => panic!("this network has attention and needs a context"),
+            };
+            attention.forward_cached(h, shown, context_bias.clone())
         };
+        let cache = context_cache.as_ref();
         match unit {
             Unit::Down(level, i) => {
                 let block = &self.down_blocks[level];
-                attend(&block.attentions, i, block.resnets[i].forward(h, time.clone()))
+                let h = block.resnets[i].forward(h, time.clone());
+                attend(block.attentions.get(i), cache.and_then(|cache| cache.down(level, i)), h)
             }
             Unit::Reduce(level, i) => {
                 self.down_blocks[level].downsamplers[i].forward(h, time.clone())
             }
             Unit::Middle(i) => {
                 let h = self.mid_block.resnets[i].forward(h, time.clone());
-                if i == 0 { attend(&self.mid_block.attentions, 0, h) } else { h }
+                // The one attention of the middle is between its two blocks.
+                let attention = self.mid_block.attentions.first().filter(|_| i == 0);
+                attend(attention, cache.and_then(ContextCache::middle), h)
             }
             Unit::Up(level, i) => {
                 let block = &self.up_blocks[level];
@@ -427,7 +450,8 @@ impl UNet {
                     Some(skip) => ops::join_channels(h, skip),
                     None => h,
                 };
-                attend(&block.attentions, i, block.resnets[i].forward(h, time.clone()))
+                let h = block.resnets[i].forward(h, time.clone());
+                attend(block.attentions.get(i), cache.and_then(|cache| cache.up(level, i)), h)
             }
             Unit::Enlarge(level, i) => self.up_blocks[level].upsamplers[i].forward(h, time.clone()),
             Unit::Out => {
@@ -449,6 +473,7 @@ impl UNet {
 struct Conditions {
     time: Tensor<2>,
     context: Option<Tensor<3>>,
+    context_cache: Option<ContextCache>,
     context_bias: Option<Tensor<2>>,
     /// The type of the input, which the output has too.
     given: DType,
