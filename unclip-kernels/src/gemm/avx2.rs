@@ -13,6 +13,10 @@ const LANES: usize = 8;
 /// is then a smaller part of it.
 const UNROLLED: usize = 4;
 
+/// How far ahead panels are fetched that a lone tile of rows meets, in values: what such a block does with a panel is done
+/// before the panel has come from memory, and 2 KiB ahead is beyond what the processor fetches by itself.
+const AHEAD: usize = 32 * TILE;
+
 /// Registers of a row of 16 columns.
 const VECTORS: usize = TILE / LANES;
 
@@ -117,12 +121,19 @@ impl Rows<'_, f32> {
         let (rows, mut packed) = self.operands(first);
         let mut sums = load::<ROWS>(tile, first, self.fresh);
         let is_dense = self.steps.depth_stride == 1 && self.panels.depth_stride == TILE;
+        let is_alone = self.staged.rows <= TILE;
         for step in self.steps.list {
             let mut value = rows.wrapping_add(step.offset);
             let mut left = step.len;
             // SAFETY, of every `add_products`: `Block::check` compared the last panel's last row and the last row's last value
             // of every step with the operands' lengths; these loops stay below them.
             while is_dense && left >= UNROLLED {
+                if is_alone {
+                    for depth in 0..UNROLLED {
+                        let ahead = packed.wrapping_add(AHEAD + depth * TILE);
+                        _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
+                    }
+                }
                 for depth in 0..UNROLLED {
                     let (value, packed) =
                         (value.wrapping_add(depth), packed.wrapping_add(depth * TILE));
