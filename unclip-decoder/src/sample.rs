@@ -70,7 +70,7 @@ impl Decoder {
         let predicts_variance = self.config().predicts_variance();
         let (conditions, bias) = self.conditions(input);
         let rows = conditions.time.dims()[0];
-        let context = self.unet().cache_context(conditions.context);
+        let context = self.unet().cache_context(conditions.context.cast(initial.dtype()));
         let model = |noisy: &Tensor<4>, timestep: usize, _index: usize| {
             let noisy = noisy.clone().repeat_dim(0, if guided { 2 } else { 1 });
             let timesteps = vec![timestep as f32; rows];

@@ -4,7 +4,7 @@
 //! reaches the caption's tokens: their keys and values stay the same from step to step. With them at hand a step computes
 //! three tokens of Karlo's 81.
 
-use burn::tensor::Tensor;
+use burn::tensor::{DType, Tensor};
 
 use crate::transformer::KeysValues;
 
@@ -20,4 +20,6 @@ pub struct CaptionCache {
     pub(crate) bias: Tensor<4>,
     /// Tokens of the caption, its embedding's included.
     pub(crate) before: usize,
+    /// The type of the activations.
+    pub(crate) dtype: DType,
 }

@@ -173,12 +173,13 @@ impl Prior {
     /// The part of [`forward`](Self::forward) that stays the same from step to step: the keys and values of the captions
     /// that `rows` names, one a row of the batch, by their place in `captions`.
     ///
-    /// A caption that several rows have is computed once. There is none where a caption's first token is padding: what
+    /// A caption that several rows have is computed once. The steps compute in the captions' type, or in that which
+    /// [`compute_in`](Self::compute_in) says. There is none where a caption's first token is padding: what
     /// comes before every token that a query could see would then be masked, and it sees later tokens as well.
     ///
     /// # Panics
     ///
-    /// When the captions' widths are not the network's, or `rows` names none that is there.
+    /// When the captions' widths are not the network's, or `rows` is empty or names a caption that is not there.
     pub fn cache_captions(
         &self,
         captions: &TextConditioning,
@@ -219,7 +220,7 @@ impl Prior {
         }
         let behind = bias.narrow(2, before, later);
         let row = |row: &usize| behind.clone().narrow(0, *row, 1);
-        CaptionCache { blocks, bias: Tensor::cat(rows.iter().map(row).collect(), 0), before }
+        CaptionCache { blocks, bias: Tensor::cat(rows.iter().map(row).collect(), 0), before, dtype }
     }
 
     /// [`forward`](Self::forward) for captions that are cached, under their masks: computes the tokens behind the captions'
@@ -259,7 +260,7 @@ impl Prior {
             "one part of a cache a block"
         );
         let given = noisy.dtype();
-        let sequence = self.later_tokens(noisy, timesteps, self.compute_type(given));
+        let sequence = self.later_tokens(noisy, timesteps, cache.dtype);
         let positions = self.positions(cache.before + 1, latents).narrow(1, cache.before, later);
         let mut h = self.placed(sequence, positions);
         for (block, cache_of_block) in self.transformer_blocks.iter().zip(&mut cache.blocks) {

@@ -100,6 +100,7 @@ impl Prior {
         self.check(input, guidance, &initial)?;
         let guided = input.unconditional.is_some();
         let (captions, rows) = input.batch();
+        let captions = captions.cast(initial.dtype());
         let mut predict = self.predictor(&captions, &rows);
         let model = |noisy: &Tensor<2>, timestep: usize, _index: usize| {
             let noisy = noisy.clone().repeat_dim(0, if guided { 2 } else { 1 });
@@ -181,6 +182,7 @@ impl Prior {
 
 #[cfg(test)]
 mod tests {
+    use burn::tensor::DType;
     use unclip_core::{
         checkpoint::WeightPrecision,
         noise::{CounterNoise, RecordedNoise},
@@ -269,6 +271,17 @@ mod tests {
         assert_eq!(draw(&prior, &one, initial.clone()), expected);
         let each = named.unconditional(opposite.select(&[0, 0]));
         assert_eq!(draw(&prior, &each, initial), expected);
+    }
+
+    /// Noise says what is computed in.
+    #[test]
+    fn captions_of_another_type_are_taken_for_their_values() {
+        let set = fixture_sets().remove(0);
+        let prior = open(&set);
+        let caption = caption(&set.tensors("e2e_t2i_default"), "cond", 1).cast(DType::BF16);
+        let initial = Tensor::full([1, prior.config().embedding_dim], 0.3, &device());
+        let drawn = draw(&prior, &PriorInput::new(caption.clone()), initial.clone());
+        assert_eq!(drawn, draw(&prior, &PriorInput::new(caption.cast(DType::F32)), initial));
     }
 
     /// Such a caption sees what comes after it, so that every step computes all of it.

@@ -1,6 +1,6 @@
 //! What the prior and the decoder are told of captions.
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{DType, Device, Tensor, TensorData};
 
 use crate::{Error, Result};
 
@@ -86,6 +86,12 @@ impl TextConditioning {
             states: Tensor::cat(indices.iter().map(states).collect(), 0),
             mask: indices.iter().map(|&i| self.mask[i].clone()).collect(),
         }
+    }
+
+    /// The same captions as numbers of another type.
+    #[must_use]
+    pub fn cast(self, dtype: DType) -> Self {
+        Self { embedding: self.embedding.cast(dtype), states: self.states.cast(dtype), ..self }
     }
 
     /// These captions followed by `other`'s, in one batch.
