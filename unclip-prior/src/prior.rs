@@ -174,12 +174,12 @@ impl Prior {
     /// that `rows` names, one a row of the batch, by their place in `captions`.
     ///
     /// A caption that several rows have is computed once. The steps compute in the captions' type, or in that which
-    /// [`compute_in`](Self::compute_in) says. There is none where a caption's first token is padding: what
-    /// comes before every token that a query could see would then be masked, and it sees later tokens as well.
+    /// [`compute_in`](Self::compute_in) says. There is no cache where a caption's first token is
+    /// padding: a token all of whose predecessors are masked sees its successors as well.
     ///
     /// # Panics
     ///
-    /// When the captions' widths are not the network's, or `rows` is empty or names a caption that is not there.
+    /// When the network is none over captions, whose widths are its own, or `rows` is empty or names a caption that is not there.
     pub fn cache_captions(
         &self,
         captions: &TextConditioning,
@@ -198,9 +198,9 @@ impl Prior {
         let (embedding, states) = (captions.embedding.clone(), captions.states.clone());
         let sequence = self.caption_tokens(embedding, Some(states), dtype);
         let before = captions.tokens() + 1;
-        let length = captions.tokens() + self.config.additional_embeddings;
-        let later = length - before;
-        let latents = later - 1 - usize::from(self.prd_embedding.is_some());
+        // The timestep, one noisy embedding, and the added token.
+        let (latents, later) = (1, 2 + usize::from(self.prd_embedding.is_some()));
+        assert_eq!(self.config.additional_embeddings, 1 + later, "a prior over captions");
         let bias = self.attention_bias(&captions.mask, &device);
         let among = bias.clone().narrow(2, 0, before).narrow(3, 0, before);
 
