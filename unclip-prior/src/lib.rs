@@ -6,7 +6,6 @@
 //!
 //! Every key of diffusers' `PriorTransformer` is honoured, so that priors beyond Karlo's load too.
 
-mod cache;
 mod config;
 mod error;
 mod prior;
@@ -14,8 +13,7 @@ mod sample;
 mod transformer;
 mod weights;
 
-pub use cache::CaptionCache;
 pub use config::{AddedToken, NormType, PriorConfig, StatesProjection};
 pub use error::{Error, Result};
-pub use prior::{PRIOR_NAMES, Prior, PriorStep};
+pub use prior::{CaptionCache, PRIOR_NAMES, Prior, PriorStep};
 pub use sample::PriorInput;

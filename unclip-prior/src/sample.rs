@@ -266,10 +266,14 @@ mod tests {
             .expand([3, prior.config().embedding_dim]);
         let repeated = PriorInput::new(two.select(&[1, 0, 1])).unconditional(opposite.clone());
         let expected = draw(&prior, &repeated, initial.clone());
-        let named = PriorInput::new(two).rows(vec![1, 0, 1]);
+        let named = PriorInput::new(two.clone()).rows(vec![1, 0, 1]);
         let one = named.clone().unconditional(opposite.clone());
         assert_eq!(draw(&prior, &one, initial.clone()), expected);
-        let each = named.unconditional(opposite.select(&[0, 0]));
+        // Each caption with an opposite of its own: the other one's.
+        let each = named.unconditional(two.select(&[1, 0]));
+        let repeated =
+            PriorInput::new(two.select(&[1, 0, 1])).unconditional(two.select(&[0, 1, 0]));
+        let expected = draw(&prior, &repeated, initial.clone());
         assert_eq!(draw(&prior, &each, initial), expected);
     }
 
